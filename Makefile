@@ -1,0 +1,67 @@
+# Everything here sets up what it needs by itself: Python 3.10 or newer, make and the network are enough.
+# PYTHON chooses the interpreter, and each has an environment of its own.
+
+PYTHON ?= python3
+VENV := $(if $(filter python3,$(PYTHON)),.venv,.venvs/$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null))
+
+# What to hand to pytest, as in TESTS="tests/unit -k spans", and whether to report coverage.
+TESTS ?=
+COVERAGE ?= 1
+
+# What to hand to the benchmarks, as in BENCH="--quick" or BENCH="discard stall"; all of them by default.
+BENCH ?=
+
+.PHONY: help demo test test-all check format bench wheel clean distclean
+
+help:
+	@echo 'make demo                       the whole story on a real process, in half a minute'
+	@echo 'make test [PYTHON=python3.10]   all tests, with coverage'
+	@echo 'make test-all                   all tests, on every supported Python that is here'
+	@echo 'make check                      lint, format, types and the floors of the architecture'
+	@echo 'make format                     write the sources as the formatter likes them'
+	@echo 'make bench [BENCH=--quick]      the benchmarks, each beside its peers'
+	@echo 'make wheel                      the wheel, in dist/'
+	@echo 'make clean, make distclean      remove what was built; and the environments too'
+
+demo: $(VENV)/.runtime
+	@$(VENV)/bin/dontneed demo
+
+test: $(VENV)/.dev
+	@$(VENV)/bin/python -m pytest -q $(if $(filter 1,$(COVERAGE)),--cov --cov-report=term) $(TESTS)
+
+test-all:
+	@for python in $$(tools/interpreters.sh); do echo "== $$python" && $(MAKE) --no-print-directory test PYTHON=$$python || exit; done
+
+check: $(VENV)/.dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-logo
+
+format: $(VENV)/.dev
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+bench: $(VENV)/.dev
+	@$(VENV)/bin/python benchmarks/run.py $(BENCH)
+
+wheel: $(VENV)/.runtime
+	@$(VENV)/bin/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	@ls dist/*.whl
+
+clean:
+	rm -rf build dist .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find bin src tests tools benchmarks docs -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf .venv .venvs
+
+# An environment is a directory with a stamp in it for each thing that was installed there.
+
+$(VENV)/.runtime: pyproject.toml bin/dontneed tools/environment.sh
+	@tools/environment.sh $(PYTHON) $(VENV)
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml bin/dontneed tools/environment.sh
+	@tools/environment.sh $(PYTHON) $(VENV) dev
+	@touch $(VENV)/.runtime $@

@@ -1,0 +1,30 @@
+"""What do `import dontneed` and `dontneed --help` cost, beside the bare interpreter of the same environment?"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from comparing import Case, at_most_more
+from look_cold import SCRIPT
+from measuring import alternate, command
+
+if TYPE_CHECKING:
+    from comparing import Comparison
+    from options import Options
+
+QUESTION = "start"
+HOLDS = ()
+
+BARE, IMPORT, HELP = "python -c pass", "import dontneed", "dontneed --help"
+
+
+def run(options: Options) -> list[Comparison]:
+    """Start each, several times as often as others are measured: it takes little, and differences are asked for."""
+    runners = [
+        command(BARE, sys.executable, "-c", "pass"),
+        command(IMPORT, sys.executable, "-c", "import dontneed"),
+        command(HELP, SCRIPT, "--help"),
+    ]
+    case = Case(QUESTION, "a fresh process", alternate(runners, 3 * options.rounds))
+    return [case.compare(subject, BARE, at_most_more(0.025)) for subject in (IMPORT, HELP)]

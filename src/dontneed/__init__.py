@@ -1,0 +1,92 @@
+"""dontneed: which page frames a Linux process holds, and how to give back those it does not need, with proof.
+
+    look       who holds which frames             `look(pid)`, `measure()`
+    release    give those pages back              `discard(buffer)`, `advise(target, Advice.X)`
+    prove      which frames really came back      the `Receipt`
+    features   what this kernel and user allow    `features()`
+
+Every name is imported when it is first used, so that `import dontneed` costs nothing.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from dontneed.abi.advice import Advice as Advice
+    from dontneed.abi.advice import PosixAdvice as PosixAdvice
+    from dontneed.errors import AdviceRefused as AdviceRefused
+    from dontneed.errors import BufferRefused as BufferRefused
+    from dontneed.errors import DontneedError as DontneedError
+    from dontneed.errors import KernelLacks as KernelLacks
+    from dontneed.errors import NoAddressSpace as NoAddressSpace
+    from dontneed.errors import NotPermitted as NotPermitted
+    from dontneed.errors import ProcessGone as ProcessGone
+    from dontneed.errors import UsageError as UsageError
+    from dontneed.errors import WrongType as WrongType
+    from dontneed.kernel.features import Feature as Feature
+    from dontneed.kernel.features import features as features
+    from dontneed.kernel.status import Counters as Counters
+    from dontneed.observe.address_space import AddressSpace as AddressSpace
+    from dontneed.observe.address_space import look as look
+    from dontneed.observe.difference import Difference as Difference
+    from dontneed.observe.mapping import Mapping as Mapping
+    from dontneed.observe.measurement import Measurement as Measurement
+    from dontneed.observe.measurement import measure as measure
+    from dontneed.observe.pages import PageMap as PageMap
+    from dontneed.reclaim.advise import advise as advise
+    from dontneed.reclaim.advise import posix_madvise as posix_madvise
+    from dontneed.reclaim.discard import discard as discard
+    from dontneed.reclaim.receipt import Receipt as Receipt
+    from dontneed.spans import Span as Span
+    from dontneed.spans import Spans as Spans
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Advice": "abi.advice",
+    "PosixAdvice": "abi.advice",
+    "AdviceRefused": "errors",
+    "BufferRefused": "errors",
+    "DontneedError": "errors",
+    "KernelLacks": "errors",
+    "NoAddressSpace": "errors",
+    "NotPermitted": "errors",
+    "ProcessGone": "errors",
+    "UsageError": "errors",
+    "WrongType": "errors",
+    "Feature": "kernel.features",
+    "features": "kernel.features",
+    "Counters": "kernel.status",
+    "AddressSpace": "observe.address_space",
+    "look": "observe.address_space",
+    "Difference": "observe.difference",
+    "Mapping": "observe.mapping",
+    "Measurement": "observe.measurement",
+    "measure": "observe.measurement",
+    "PageMap": "observe.pages",
+    "advise": "reclaim.advise",
+    "posix_madvise": "reclaim.advise",
+    "discard": "reclaim.discard",
+    "Receipt": "reclaim.receipt",
+    "Span": "spans",
+    "Spans": "spans",
+}
+"""Public name to the module that it lives in."""
+
+__all__ = sorted(_HOMES)  # noqa: PLE0605 - one list, `_HOMES`, says it
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name on its first use."""
+    if name not in _HOMES:
+        msg = f"module 'dontneed' has no attribute {name!r}"
+        raise AttributeError(msg)
+    from importlib import import_module
+
+    value = getattr(import_module(f"dontneed.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

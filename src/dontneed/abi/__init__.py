@@ -1,0 +1,1 @@
+"""What the kernel's headers say: numbers, layouts, words. No input or output, no behaviour."""

@@ -1,0 +1,1 @@
+"""The command: one file per subcommand; the only floor that prints or exits."""

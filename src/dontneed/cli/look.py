@@ -1,0 +1,139 @@
+"""Look at the memory of a process, without stopping or changing it.
+
+By default: what it holds by kind, and its twenty largest mappings. Everything is counted from the page map, in windows
+that hardly disturb the process; --smaps adds the kernel's own counters, which can stall a large one.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from dontneed.errors import UsageError
+from dontneed.observe.address_space import look
+from dontneed.report.text import SORT_KEYS, format_address_space, format_difference
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+    from collections.abc import Iterable
+
+    from dontneed.observe.address_space import AddressSpace
+    from dontneed.observe.mapping import Mapping
+
+_TOP = 20
+
+
+def show(pid: int) -> int:
+    """`dontneed look PID`, with no option given."""
+    _print_lines(format_address_space(look(pid)))
+    return 0
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare the arguments of `dontneed look`."""
+    parser.add_argument("pid", help="the process to look at")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="everything, for programs; sizes in bytes")
+    form.add_argument("--csv", action="store_true", help="a row a mapping, for spreadsheets")
+    form.add_argument("--pmap", action="store_true", help="the columns of `pmap -x` (reads smaps)")
+    form.add_argument("--show-code", action="store_true", help="print the Python that does the same")
+    parser.add_argument("--smaps", action="store_true", help="add PSS, dirty, referenced, lazyfree, locked, VmFlags")
+    parser.add_argument("--pages", action="store_true", help="with --json: add the page map, in runs")
+    parser.add_argument("--diff", metavar="FILE", help="what changed since a saved `look PID --json`")
+    parser.add_argument(
+        "--sort", choices=tuple(SORT_KEYS), help="order of the mappings (default: rss; address with --csv)"
+    )
+    parser.add_argument(
+        "--top", type=_count, metavar="N", help=f"show the first N mappings, 0 for all (default: {_TOP})"
+    )
+
+
+def run(arguments: Namespace) -> int:
+    """Carry out `dontneed look`; the exit code."""
+    pid = _pid(arguments.pid)
+    if arguments.show_code:
+        _print_lines(_code(pid, arguments))
+        return 0
+    space = look(pid, pages=arguments.pages, smaps=arguments.smaps or arguments.pmap)
+    if arguments.diff:
+        _print_difference(space, arguments)
+    elif arguments.json:
+        from dontneed.report.json import address_space_document, format_json
+
+        _print_lines([format_json(address_space_document(space, _chosen(space, arguments)))])
+    elif arguments.csv:
+        from dontneed.report.csv import format_csv
+
+        _print_lines([format_csv(_chosen(space, arguments))])
+    elif arguments.pmap:
+        from dontneed.kernel.cmdline import read_command_line
+        from dontneed.report.pmap import format_pmap, pmap_rows
+
+        rows = pmap_rows(_chosen(space, arguments))
+        _print_lines([f"{pid}:   {read_command_line(pid)}", format_pmap(rows)])
+    else:
+        top = _TOP if arguments.top is None else arguments.top
+        _print_lines(format_address_space(space, sort=arguments.sort or "rss", top=top))
+    return 0
+
+
+def _pid(text: str) -> int:
+    if not text.isdecimal():
+        msg = f"a pid is a number, and {text!r} is none"
+        raise UsageError(msg, hint="`pgrep NAME` finds the pid of a program")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        from argparse import ArgumentTypeError
+
+        msg = f"{text!r} is not a number of mappings"
+        raise ArgumentTypeError(msg)
+    return int(text)
+
+
+def _chosen(space: AddressSpace, arguments: Namespace) -> list[Mapping]:
+    """The mappings that --sort and --top leave; all of them, by address, without either."""
+    chosen = sorted(space.mappings, key=SORT_KEYS[arguments.sort]) if arguments.sort else list(space.mappings)
+    return chosen[: arguments.top] if arguments.top else chosen
+
+
+def _print_difference(space: AddressSpace, arguments: Namespace) -> None:
+    from dontneed.observe.difference import difference_of
+    from dontneed.report.json import difference_document, format_json, parse_address_space
+
+    pid, mappings, counters = parse_address_space(_saved(arguments.diff))
+    if pid != space.pid:
+        msg = f"{arguments.diff} is a look at process {pid}, not at {space.pid}"
+        raise UsageError(msg, hint="save one with: dontneed look PID --json > FILE")
+    difference = difference_of(mappings, space.mappings, counters, space.counters)
+    if arguments.json:
+        _print_lines([format_json({"pid": pid, **difference_document(difference)})])
+    else:
+        _print_lines(format_difference(difference))
+
+
+def _saved(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        msg = f"cannot read {path}: {error.strerror if isinstance(error, OSError) else 'it is not text'}"
+        raise UsageError(msg, hint="save one with: dontneed look PID --json > FILE") from None
+
+
+def _code(pid: int, arguments: Namespace) -> list[str]:
+    options = [f"{name}=True" for name in ("pages", "smaps") if getattr(arguments, name)]
+    return [
+        "import dontneed",
+        "",
+        f"space = dontneed.look({', '.join([str(pid), *options])})",
+        "print(space.total, space.method)",
+        "for mapping in sorted(space.mappings, key=lambda mapping: -mapping.rss_bytes):",
+        "    print(mapping.rss_bytes, mapping.kind, mapping.name)",
+    ]
+
+
+def _print_lines(lines: Iterable[str]) -> None:
+    sys.stdout.write("\n".join(lines) + "\n")

@@ -1,0 +1,111 @@
+"""`dontneed`: finds the subcommand, runs it, and turns every failure into a sentence and an exit code.
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 not permitted, 4 the kernel lacks it, 5 the process is gone; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import ArgumentParser
+    from collections.abc import Sequence
+    from types import ModuleType
+
+COMMANDS = {
+    "look": "what a process holds: its mappings, and what is behind them",
+    "lab": "experiments on kernel memory, with every claim checked",
+    "doctor": "what this kernel, container and user allow, and how to get the rest",
+    "demo": "the whole story on a real process, in under half a minute",
+}
+"""Subcommand to what it does; the module of the same name in this package has the rest."""
+
+_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command with `arguments` (those of the process by default); its exit code."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    _accept_any_name()
+    try:
+        code = _run(words)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output has seen enough (`| head`); flushing at exit would fail once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except Exception as error:
+        from dontneed.errors import DontneedError
+
+        if not isinstance(error, DontneedError):
+            raise
+        _complain(error)
+        return error.exit_code
+    return code
+
+
+def build_parser(only: str | None = None) -> ArgumentParser:
+    """The parser of the whole command.
+
+    Args:
+        only: fill in the arguments of this subcommand alone, since filling one in imports its module.
+    """
+    from argparse import ArgumentParser, RawDescriptionHelpFormatter
+
+    from dontneed import __version__
+
+    parser = ArgumentParser(
+        prog="dontneed",
+        description="Which page frames a Linux process holds, and how to give back those it does not need, with proof.",
+        epilog="`dontneed COMMAND --help` says more. Exit codes: 0 done, 1 failed, 2 usage, 3 not permitted, "
+        "4 the kernel lacks it, 5 the process is gone.",
+    )
+    parser.add_argument("--version", action="version", version=f"dontneed {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, help_line in COMMANDS.items():
+        command = commands.add_parser(name, help=help_line, formatter_class=RawDescriptionHelpFormatter)
+        if only in (name, None):
+            module = _module(name)
+            command.description = module.__doc__
+            module.add_arguments(command)
+    return parser
+
+
+def _run(words: list[str]) -> int:
+    if len(words) == 2 and words[0] == "look" and words[1].isdecimal():  # noqa: PLR2004 - `look PID`
+        # The plainest call needs no parser, and argparse would be a third of its time.
+        from dontneed.cli.look import show
+
+        return show(int(words[1]))
+    parsed = build_parser(only=words[0] if words else "").parse_args(words)
+    code: int = _module(parsed.command).run(parsed)
+    return code
+
+
+def _module(command: str) -> ModuleType:
+    from importlib import import_module
+
+    return import_module(f"dontneed.cli.{command}")
+
+
+def _accept_any_name() -> None:
+    """Print names that the terminal's encoding does not have as escapes, rather than fail on them."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
+
+
+def _complain(error: Exception) -> None:
+    sys.stdout.flush()
+    print(f"dontneed: {error}", file=sys.stderr)
+    if hint := getattr(error, "hint", ""):
+        print(f"  try: {hint}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""The C library, loaded once: every foreign function that dontneed calls, each with its types and one errno check.
+
+All calls go through `CDLL`, which lets go of the GIL for their duration: a large madvise takes tens of milliseconds,
+and other Python threads run on meanwhile (`mmap.madvise` holds the GIL).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from ctypes import c_int, c_long, c_size_t, c_void_p
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+MAP_FAILED = ctypes.c_void_p(-1).value
+
+
+def _function(name: str, result: type, *arguments: type):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    function = getattr(_libc, name)
+    function.restype = result
+    function.argtypes = arguments
+    return function
+
+
+madvise = _function("madvise", c_int, c_void_p, c_size_t, c_int)
+posix_madvise = _function("posix_madvise", c_int, c_void_p, c_size_t, c_int)
+mmap = _function("mmap", c_void_p, c_void_p, c_size_t, c_int, c_int, c_int, c_long)
+munmap = _function("munmap", c_int, c_void_p, c_size_t)
+mprotect = _function("mprotect", c_int, c_void_p, c_size_t, c_int)
+mlock = _function("mlock", c_int, c_void_p, c_size_t)
+munlock = _function("munlock", c_int, c_void_p, c_size_t)
+mincore = _function("mincore", c_int, c_void_p, c_size_t, c_void_p)
+prctl = _function("prctl", c_int, c_int, c_long, c_long, c_long, c_long)
+
+
+def syscall(number: int, *arguments: int) -> int:
+    """Make a system call with integer arguments; -1 on failure, and `last_errno()` says which."""
+    return int(_libc.syscall(c_long(number), *(c_long(argument) for argument in arguments)))
+
+
+_libc.syscall.restype = c_long
+
+
+def last_errno() -> int:
+    """The errno of this thread's last foreign call."""
+    return ctypes.get_errno()
+
+
+def check(result: int, call: str) -> int:
+    """`result` unless it is -1.
+
+    Raises:
+        OSError: with errno and `call` as its file name, so that the message names the system call.
+    """
+    if result == -1:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), call)
+    return result

@@ -1,0 +1,158 @@
+"""Files under /proc/PID: opened through one directory handle, so that a reused pid is never taken for its predecessor.
+
+A `/proc/PID` directory that is held open goes dead with its process: every later open through it fails with ESRCH or
+ENOENT, even when another process has got the number meanwhile. That is all we need to know whom we are looking at.
+
+Kernel:
+    fs/proc/base.c; proc(5). Reading maps, smaps and pagemap needs PTRACE_MODE_READ (the same user, or CAP_SYS_PTRACE).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from dontneed.errors import KernelLacks, NotPermitted, ProcessGone, UsageError, WrongType
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+_READ_BYTES = 1 << 20
+_SUDO = "run as root (sudo), or as the user who owns the process; in a container, add CAP_SYS_PTRACE"
+
+
+class ProcessDirectory:
+    """One process, held by its open `/proc/PID` directory. A context manager.
+
+    Args:
+        pid: a process id; None is the calling process.
+    Raises:
+        WrongType, UsageError: `pid` is no positive integer.
+        ProcessGone: there is no such process.
+        NotPermitted: there is one, and `/proc` hides it (hidepid).
+    """
+
+    __slots__ = ("_fd", "pid")
+
+    def __init__(self, pid: int | None = None) -> None:
+        self.pid = os.getpid() if pid is None else checked_pid(pid)
+        try:
+            self._fd = os.open(f"/proc/{self.pid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise _absent(self.pid) from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let the process go; the object is of no use afterwards."""
+        os.close(self._fd)
+
+    def open(self, name: str) -> int:
+        """A file descriptor for `/proc/PID/name`, opened for reading; the caller closes it.
+
+        Raises:
+            ProcessGone: the process has ended.
+            NotPermitted: EACCES or EPERM.
+            KernelLacks: the process is there and this file is not.
+        """
+        try:
+            return os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._fd)
+        except OSError as error:
+            raise self._explained(name, error) from None
+
+    def read(self, name: str) -> bytes:
+        """The whole of `/proc/PID/name`.
+
+        Raises:
+            ProcessGone, NotPermitted, KernelLacks: as `open`.
+        """
+        fd = self.open(name)
+        try:
+            chunks = []
+            while chunk := os.read(fd, _READ_BYTES):
+                chunks.append(chunk)
+        except OSError as error:
+            raise self._explained(name, error) from None
+        finally:
+            os.close(fd)
+        return b"".join(chunks)
+
+    def threads(self) -> list[int]:
+        """The thread ids of the process, as `/proc/PID/task` lists them."""
+        try:
+            fd = os.open("task", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._fd)
+        except OSError as error:
+            raise self._explained("task", error) from None
+        try:
+            return sorted(map(int, os.listdir(fd)))
+        except OSError as error:
+            raise self._explained("task", error) from None
+        finally:
+            os.close(fd)
+
+    def _explained(self, name: str, error: OSError) -> Exception:
+        """What an errno from `/proc/PID/name` means to a person."""
+        if error.errno == errno.ESRCH or (error.errno == errno.ENOENT and not self._alive()):
+            return ProcessGone(f"process {self.pid} ended while it was looked at")
+        if error.errno == errno.ENOENT:
+            return KernelLacks(f"this kernel has no /proc/PID/{name.split('/', maxsplit=1)[0]}")
+        if isinstance(error, PermissionError):
+            return NotPermitted(f"not permitted to read /proc/{self.pid}/{name}{self._owner()}", hint=_SUDO)
+        return error
+
+    def _alive(self) -> bool:
+        try:
+            os.stat("stat", dir_fd=self._fd)
+        except OSError:  # any failure means that the directory has gone dead
+            return False
+        return True
+
+    def _owner(self) -> str:
+        owner = os.fstat(self._fd).st_uid
+        return f": it belongs to uid {owner}, you are uid {os.geteuid()}" if owner != os.geteuid() else ""
+
+
+def checked_pid(pid: object) -> int:
+    """`pid` if a process could have it.
+
+    Raises:
+        WrongType: not an integer.
+        UsageError: zero or negative.
+        ProcessGone: larger than any pid of this system.
+    """
+    if isinstance(pid, bool) or not isinstance(pid, int):
+        msg = f"a pid is an integer, not {type(pid).__name__} {pid!r}"
+        raise WrongType(msg, hint="convert it: int(pid)")
+    if pid <= 0:
+        msg = f"a pid is positive, and {pid} is not"
+        raise UsageError(msg)
+    largest = int(_read_text("/proc/sys/kernel/pid_max"))
+    if pid > largest:
+        msg = f"there is no process {pid}: pids of this system end at {largest}"
+        raise ProcessGone(msg)
+    return pid
+
+
+def _absent(pid: int) -> Exception:
+    """The error for a pid without a directory: none there, or hidden by the hidepid mount option."""
+    try:
+        os.kill(pid, 0)  # signal 0 is a question, not a signal
+    except PermissionError:
+        return NotPermitted(f"process {pid} exists, and /proc hides it from you (hidepid)", hint=_SUDO)
+    except ProcessLookupError:
+        return ProcessGone(f"there is no process {pid}", hint="`ps -e` lists the processes there are")
+    return ProcessGone(f"process {pid} is not in this /proc", hint="is /proc mounted for another pid namespace?")
+
+
+def _read_text(path: str) -> str:
+    with open(path, encoding="ascii") as file:
+        return file.read()

@@ -1,0 +1,1 @@
+"""What a process holds: address spaces, pages, and the differences between two looks."""

@@ -1,0 +1,200 @@
+"""`Mapping`: one VMA, what kind of memory it is, and how much of it is there; `Mappings`: those of a process."""
+
+from __future__ import annotations
+
+from dontneed.records import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import overload
+
+    from dontneed.kernel.maps import MapsTable
+    from dontneed.kernel.smaps import SmapsCounters
+    from dontneed.observe.residency import Residency
+
+KINDS = (
+    "anonymous",
+    "heap",
+    "stack",
+    "thread stack",
+    "file",
+    "shared anonymous",
+    "shared memory",
+    "hugetlb",
+    "device",
+    "vdso",
+    "vvar",
+    "vsyscall",
+    "special",
+)
+"""The kinds of memory that `kind_of` tells apart.
+
+`anonymous`, `heap` (brk), `stack` (the main thread's) and `thread stack` are private memory that no file backs; `file`
+is a file's page cache, or private copies of it; `shared anonymous` is `mmap(MAP_SHARED | MAP_ANONYMOUS)`, `shared
+memory` memfd, /dev/shm and System V segments; `device` is memory of a driver; the rest belongs to the kernel.
+"""
+
+_BRACKETED = {
+    "[heap]": "heap",
+    "[stack]": "stack",
+    "[vdso]": "vdso",
+    "[vvar]": "vvar",
+    "[vvar_vclock]": "vvar",
+    "[vsyscall]": "vsyscall",
+}
+_PREFIXES = (
+    ("[anon:", "anonymous"),
+    ("[anon_shmem:", "shared anonymous"),
+    ("[stack:", "thread stack"),
+    ("/dev/shm/", "shared memory"),  # noqa: S108 - a name to recognise, not a file to make
+    ("/memfd:", "shared memory"),
+    ("/SYSV", "shared memory"),
+    ("/anon_hugepage", "hugetlb"),
+    ("/dev/hugepages/", "hugetlb"),
+    ("/dev/", "device"),
+    ("/", "file"),
+    ("anon_inode:", "device"),
+    ("socket:", "device"),
+)
+
+
+def kind_of(name: str, perms: str) -> str:
+    """What kind of memory a mapping is, by its name and permissions.
+
+    hugetlb behind a memfd or a file on another mount, and thread stacks, take a look at more than these two.
+    """
+    if not name:
+        return "anonymous"
+    if name in _BRACKETED:
+        return _BRACKETED[name]
+    if name.startswith("/dev/zero"):
+        return "shared anonymous" if perms.endswith("s") else "anonymous"
+    for prefix, kind in _PREFIXES:
+        if name.startswith(prefix):
+            return kind
+    return "special"
+
+
+class Mapping(Record):
+    r"""One mapping, as `/proc/PID/maps` prints it, and the memory behind it.
+
+    Attributes:
+        start, end: addresses, `[start, end)`.
+        perms: four letters, as `rw-p`: readable, writable, executable, private or shared.
+        offset: where it begins in its file, in bytes.
+        device, inode: of the file; `00:00` and 0 without one.
+        name: the kernel's name: a path (a newline in it is printed `\012`), a word in brackets, or nothing.
+        kind: one of `KINDS`.
+        rss_bytes: present, without zero pages and hugetlb: what the kernel counts as RSS.
+        swap_bytes: swapped out. Shared memory that is swapped out can be seen in smaps only.
+        huge_bytes: present and mapped by huge-page entries; None where the method cannot tell.
+        zero_bytes: present, and only the shared zero page: no memory; None where the method cannot tell.
+        hugetlb_bytes: present hugetlb pages, which are outside RSS.
+        smaps: the kernel's own counters, when asked for.
+    """
+
+    start: int
+    end: int
+    perms: str
+    offset: int
+    device: str
+    inode: int
+    name: str
+    kind: str
+    rss_bytes: int
+    swap_bytes: int
+    huge_bytes: int | None
+    zero_bytes: int | None
+    hugetlb_bytes: int
+    smaps: SmapsCounters | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """Virtual size."""
+        return self.end - self.start
+
+    @property
+    def shared(self) -> bool:
+        """MAP_SHARED: stores are seen by everyone who maps the same object."""
+        return self.perms.endswith("s")
+
+
+if TYPE_CHECKING:
+    _Rows = Sequence[Mapping]
+else:
+    _Rows = object  # collections.abc costs a cold command 2 ms
+
+
+class Mappings(_Rows):
+    """The mappings of an address space in address order: columns, and a `Mapping` when one is asked for."""
+
+    __slots__ = ("_kinds", "_residency", "_smaps", "_table")
+
+    def __init__(
+        self, table: MapsTable, kinds: list[str], residency: Residency, smaps: list[SmapsCounters] | None
+    ) -> None:
+        self._table = table
+        self._kinds = kinds
+        self._residency = residency
+        self._smaps = smaps
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __getitem__(self, row: int) -> Mapping: ...
+        @overload
+        def __getitem__(self, row: slice) -> Sequence[Mapping]: ...
+
+    def __getitem__(self, row: int | slice) -> Mapping | Sequence[Mapping]:
+        if isinstance(row, slice):
+            return [self._mapping(each) for each in range(*row.indices(len(self)))]
+        if not -len(self) <= row < len(self):
+            msg = f"there are {len(self)} mappings, none of them is number {row}"
+            raise IndexError(msg)
+        return self._mapping(row % len(self))
+
+    def __iter__(self) -> Iterator[Mapping]:
+        return map(self._mapping, range(len(self)))
+
+    def _mapping(self, row: int) -> Mapping:
+        table, counted, kind = self._table, self._residency, self._kinds[row]
+        return Mapping(
+            table.starts[row],
+            table.ends[row],
+            table.perms(row),
+            table.offset(row),
+            table.device(row),
+            table.inode(row),
+            table.name(row),
+            kind,
+            counted.rss[row],
+            counted.swap[row],
+            counted.huge[row] if counted.huge is not None else None,
+            counted.zero[row] if counted.zero is not None else None,
+            counted.hugetlb.get(row, 0),
+            self._smaps[row] if self._smaps else None,
+        )
+
+    @property
+    def sizes(self) -> list[int]:
+        """Virtual size of each mapping, in bytes; a column, without making the rows."""
+        return [end - start for start, end in zip(self._table.starts, self._table.ends, strict=True)]
+
+    @property
+    def rss(self) -> list[int]:
+        """Resident bytes of each mapping; a column."""
+        return self._residency.rss
+
+    @property
+    def swap(self) -> list[int]:
+        """Swapped bytes of each mapping; a column."""
+        return self._residency.swap
+
+    @property
+    def kinds(self) -> list[str]:
+        """Kind of each mapping; a column."""
+        return self._kinds

@@ -1,0 +1,281 @@
+"""How many bytes of every mapping are present, swapped, huge, zero: counted from the page map.
+
+Three ways, in the order in which `count_pages` tries them: PAGEMAP_SCAN (6.7+), the entries of pagemap, and the
+kernel's own count in smaps. They agree; the first is the fastest and the most courteous, the last can stall its target.
+"""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+
+from dontneed.abi import pagemap as abi
+from dontneed.errors import KernelLacks, NotPermitted
+from dontneed.kernel.pagemap import read_entries, scan_categories, scan_pages
+from dontneed.kernel.procmap import read_parts
+from dontneed.units import GIB, MIB, PAGE_BYTES
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from array import array
+    from collections.abc import Iterable, Iterator
+
+    from dontneed.kernel.maps import MapsTable
+    from dontneed.kernel.procfs import ProcessDirectory
+    from dontneed.kernel.smaps import SmapsCounters
+
+METHODS = ("auto", "PAGEMAP_SCAN", "pagemap", "smaps")
+"""Ways to count pages; `auto` takes the first that this kernel and the process allow, and says which."""
+
+USER_SPACE_END = 1 << 56
+"""Above any user mapping, with four levels of page tables and with five; vsyscall lies beyond it, without pages."""
+
+_GAP_BYTES = GIB
+"""Two mappings further apart than this are walked apart."""
+_LARGEST_READ_BYTES = 64 * GIB
+"""More address space than this is not read entry by entry: 8 bytes a page, present or not."""
+_CHUNK_BYTES = 512 * MIB
+
+_MAYBE_HUGETLB = ("file", "shared memory")
+
+_STATES = abi.IS_PRESENT | abi.IS_SWAPPED | abi.IS_ZERO | abi.IS_GUARD
+
+
+class Residency:
+    """Bytes per mapping, by row of a `MapsTable`.
+
+    Attributes:
+        method: `PAGEMAP_SCAN`, `pagemap` or `smaps`.
+        rss, swap, huge, zero: bytes, one integer a mapping; `huge` and `zero` are None where the method cannot tell.
+        hugetlb: bytes by row, for the few mappings that are hugetlb.
+        unmatched_bytes: pages that belong to no mapping of the table: mapped after it was read.
+    """
+
+    __slots__ = ("huge", "hugetlb", "method", "rss", "swap", "unmatched_bytes", "zero")
+
+    huge: list[int] | None
+    zero: list[int] | None
+
+    def __init__(self, method: str, mappings: int) -> None:
+        self.method = method
+        self.rss = [0] * mappings
+        self.swap = [0] * mappings
+        self.huge = [0] * mappings
+        self.zero = [0] * mappings
+        self.hugetlb: dict[int, int] = {}
+        self.unmatched_bytes = 0
+
+
+def count_pages(
+    process: ProcessDirectory,
+    table: MapsTable,
+    kinds: list[str],
+    *,
+    method: str,
+    smaps: list[SmapsCounters] | None,
+    notes: list[str],
+) -> Residency:
+    """Count the pages of every mapping by the method asked for, or by the first that works.
+
+    Args:
+        process: whose they are.
+        table: its mappings.
+        kinds: the kind of each; a mapping that turns out to be hugetlb is renamed.
+        method: one of `METHODS`.
+        smaps: the kernel's own counters, if they were read: then they are what is reported, and zero pages are added.
+        notes: what could not be seen is appended, in sentences.
+    Raises:
+        NotPermitted, KernelLacks: the method asked for is not there; `auto` goes on to the next.
+    """
+    counted = None if method == "smaps" else _count_by_pagemap(process, table, kinds, method, notes)
+    if smaps is None and counted is not None:
+        return counted
+    if smaps is None:
+        from dontneed.kernel.smaps import read_smaps
+
+        notes.append("pages were counted by smaps, which may stall a large process while it is read")
+        _, smaps = read_smaps(process)
+    by_kernel = count_by_smaps(smaps)
+    for row in by_kernel.hugetlb:
+        kinds[row] = "hugetlb"
+    if counted is not None and counted.zero is not None:
+        by_kernel.zero = counted.zero
+        by_kernel.method = counted.method
+    return by_kernel
+
+
+def _count_by_pagemap(
+    process: ProcessDirectory, table: MapsTable, kinds: list[str], method: str, notes: list[str]
+) -> Residency | None:
+    try:
+        fd = process.open("pagemap")
+    except (NotPermitted, KernelLacks) as error:
+        if method != "auto":
+            raise
+        notes.append(str(error))
+        return None
+    try:
+        counted = None if method == "pagemap" else count_by_scan(fd, table)
+        if counted is None and method == "PAGEMAP_SCAN":
+            msg = "this kernel's pagemap has no PAGEMAP_SCAN"
+            raise KernelLacks(msg, hint="it came with 6.7; the method 'pagemap' is there since 2.6.25")
+        if counted is None:
+            counted = count_by_entries(fd, table)
+            notes.append("counted from pagemap entries: huge pages are not told apart, zero pages count as resident")
+        if counted is not None:
+            _set_apart(process, fd, table, kinds, counted)
+        return counted
+    finally:
+        os.close(fd)
+
+
+def _set_apart(process: ProcessDirectory, fd: int, table: MapsTable, kinds: list[str], counted: Residency) -> None:
+    """Take out of RSS what the kernel does not count there: hugetlb pages, and frames without page structures."""
+    for row, kind in enumerate(kinds):
+        present = counted.rss[row]
+        if not present:
+            continue
+        if kind == "vvar":
+            counted.rss[row] = 0
+        elif kind == "device" and table.perms(row).endswith("s") and counted.method == "PAGEMAP_SCAN":
+            counted.rss[row] = present_in_file(fd, table.starts[row], table.ends[row])
+        elif kind == "hugetlb" or (kind in _MAYBE_HUGETLB and _is_hugetlb(process, table, row, counted)):
+            kinds[row] = "hugetlb"
+            counted.rss[row] = 0
+            counted.hugetlb[row] = present
+            if counted.huge is not None:
+                counted.huge[row] = 0
+
+
+def _is_hugetlb(process: ProcessDirectory, table: MapsTable, row: int, counted: Residency) -> bool:
+    """Whether a mapping whose pages are all huge is hugetlb: a memfd, or a file of a hugetlbfs mounted anywhere."""
+    if counted.huge is not None and counted.huge[row] != counted.rss[row]:
+        return False
+    parts = read_parts(process, table.starts[row], table.ends[row])
+    return any(part.page_bytes > PAGE_BYTES for part in parts)
+
+
+def count_by_scan(fd: int, table: MapsTable) -> Residency | None:
+    """Count with PAGEMAP_SCAN; None where this kernel has none.
+
+    Args:
+        fd: the process's open pagemap.
+        table: its mappings.
+    """
+    categories = scan_categories(fd)
+    if not categories:
+        return None
+    counted = Residency("PAGEMAP_SCAN", len(table))
+    for start, end in walked_ranges(table):
+        for window in scan_pages(fd, start, end, wanted=abi.IS_PRESENT | abi.IS_SWAPPED, returned=categories):
+            _add_window(counted, table, window)
+    return counted
+
+
+def count_by_entries(fd: int, table: MapsTable) -> Residency | None:
+    """Count the entries of pagemap; None where there is too much address space to read it all.
+
+    Huge and zero pages cannot be told from others here, and a zero page counts as resident.
+    """
+    if sum(end - start for start, end in _rows(table)) > _LARGEST_READ_BYTES:
+        return None
+    import numpy as np
+
+    counted = Residency("pagemap", len(table))
+    counted.huge = counted.zero = None
+    for row, (start, end) in enumerate(_rows(table)):
+        for chunk in range(start, end, _CHUNK_BYTES):
+            entries = read_entries(fd, chunk, min(end, chunk + _CHUNK_BYTES))
+            swapped = (entries & np.uint64(abi.SWAP | abi.GUARD)) == np.uint64(abi.SWAP)
+            counted.rss[row] += int(np.count_nonzero(entries >> np.uint64(63))) * PAGE_BYTES
+            counted.swap[row] += int(np.count_nonzero(swapped)) * PAGE_BYTES
+    return counted
+
+
+def count_by_smaps(smaps: list[SmapsCounters]) -> Residency:
+    """Take the kernel's own counts; zero pages are not in them."""
+    counted = Residency("smaps", len(smaps))
+    counted.zero = None
+    counted.rss = [counters.rss_bytes for counters in smaps]
+    counted.swap = [counters.swap_bytes for counters in smaps]
+    counted.huge = [counters.huge_bytes for counters in smaps]
+    counted.hugetlb = {row: counters.hugetlb_bytes for row, counters in enumerate(smaps) if counters.hugetlb_bytes}
+    return counted
+
+
+def present_in_file(fd: int, start: int, end: int) -> int:
+    """Bytes in `[start, end)` that are present with a page structure of a file or device behind them.
+
+    A driver may map frames that have none (VM_PFNMAP): present in the page map, and no part of RSS.
+    """
+    mask = abi.IS_PRESENT | abi.IS_FILE
+    size = 0
+    for window in scan_pages(fd, start, end, wanted=abi.IS_FILE, returned=mask):
+        runs = iter(window)
+        size += sum(
+            upto - begin for begin, upto, categories in zip(runs, runs, runs, strict=True) if categories == mask
+        )
+    return size
+
+
+def walked_ranges(table: MapsTable) -> Iterator[tuple[int, int]]:
+    """Ranges that cover all user mappings of `table`, without the largest gaps between them."""
+    begin = reached = None
+    for start, end in _rows(table):
+        if begin is None or reached is None:
+            begin = start
+        elif start - reached > _GAP_BYTES:
+            yield begin, reached
+            begin = start
+        reached = end
+    if begin is not None and reached is not None:
+        yield begin, reached
+
+
+def _rows(table: MapsTable) -> Iterable[tuple[int, int]]:
+    return ((start, end) for start, end in zip(table.starts, table.ends, strict=True) if end <= USER_SPACE_END)
+
+
+def _add_window(counted: Residency, table: MapsTable, window: array[int]) -> None:
+    """Add the runs of a window to the mappings they lie in; a run may cross from one mapping into the next."""
+    starts, ends = table.starts, table.ends
+    row = bisect_right(starts, window[0]) - 1
+    if row >= 0 and window[-2] <= ends[row] and _add_alike(counted, row, window):
+        return
+    row = max(row, 0)
+    last = len(starts) - 1
+    runs = iter(window)
+    for start, end, categories in zip(runs, runs, runs, strict=True):
+        at = start
+        while at < end:
+            while ends[row] <= at and row < last:
+                row += 1
+            if starts[row] <= at < ends[row]:
+                upto = min(end, ends[row])
+                _add_run(counted, row, upto - at, categories)
+            else:  # in a gap of the table, or behind its end
+                upto = min(end, starts[row]) if at < starts[row] else end
+                counted.unmatched_bytes += upto - at
+            at = upto
+
+
+def _add_alike(counted: Residency, row: int, window: array[int]) -> bool:
+    """Add a window that lies in one mapping, if all its runs are of one kind: sums instead of a loop over runs."""
+    categories = window[2::3]
+    if categories.count(categories[0]) != len(categories):
+        return False
+    _add_run(counted, row, sum(window[1::3]) - sum(window[0::3]), categories[0])
+    return True
+
+
+def _add_run(counted: Residency, row: int, size: int, categories: int) -> None:
+    """Add `size` bytes of pages of one kind to a mapping."""
+    state = categories & _STATES
+    if state == abi.IS_PRESENT:
+        counted.rss[row] += size
+        if categories & abi.IS_HUGE and counted.huge is not None:
+            counted.huge[row] += size
+    elif state == abi.IS_SWAPPED:
+        counted.swap[row] += size
+    elif state & abi.IS_ZERO and counted.zero is not None:
+        counted.zero[row] += size

@@ -1,0 +1,1 @@
+"""Why pages can go without anyone noticing: one file per reason."""

@@ -1,0 +1,47 @@
+"""`Receipt`: what was asked, what was advised, what came of it, and how we know."""
+
+from __future__ import annotations
+
+from dontneed.records import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from dontneed.kernel.status import Counters
+
+
+class Receipt(Record):
+    """What became of memory that was given up. All amounts are bytes.
+
+    Attributes:
+        asked: wanted by the caller: the length of the buffer.
+        advised: accepted by the kernel: the whole pages inside it.
+        freed: frames that came back, to be used by anyone. Proven frame by frame where `evidence` is `frames`; with
+            `counters`, no more than this.
+        deferred: frames that left the process and are still held: inside a huge page that was released in part, in a
+            queue of the kernel, pinned for a device.
+        shared: frames that another process still maps: free for no one.
+        lazy: frames marked MADV_FREE: still in RSS, taken when the kernel needs them.
+        cached: frames that left RSS and stay in the page cache.
+        refaulted: pages that were present again when the watch ended: touched again, or taken back by khugepaged.
+        pause_seconds: time in the system calls that released.
+        cost_seconds: all time, with the survey and the evidence.
+        evidence: `frames`: every frame was looked up after it had gone (root); `counters`: bounded by the process's own
+            counters and page map; `none`: nobody looked, and the amounts are 0.
+        before, after: the process's counters.
+        notes: what the owner should know, in sentences.
+    """
+
+    asked: int
+    advised: int
+    freed: int
+    deferred: int
+    shared: int
+    lazy: int
+    cached: int
+    refaulted: int
+    pause_seconds: float
+    cost_seconds: float
+    evidence: str
+    before: Counters
+    after: Counters
+    notes: tuple[str, ...] = ()
