@@ -1,8 +1,8 @@
 """What does giving memory back cost, beside C programs that make the same system calls?
 
-One large range by `discard`: its pause (the system call) and all of it (with the survey and the evidence of the receipt),
-beside a C program and beside the same C function called in this process. Many single pages by `advise`. And how long
-another Python thread stands still meanwhile, beside `mmap.madvise`, which holds the GIL.
+One large range by `discard`: its pause (the system call) and all of it (with the survey and the evidence), beside a C
+program and beside the same C function called in this process. Many single pages by `advise`. And how long another
+Python thread stands still meanwhile, beside `mmap.madvise`, which holds the GIL.
 """
 
 from __future__ import annotations

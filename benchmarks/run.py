@@ -2,7 +2,7 @@
 
     python benchmarks/run.py                  all; the results are kept in results/, in a file named for the kernel
     python benchmarks/run.py --quick          all, small: shows in a minute that everything works
-    python benchmarks/run.py discard stall    some
+    python benchmarks/run.py discard look     some: discard, and those that begin with look
     python benchmarks/run.py --table          make the tables of docs/benchmarks.md from the results that are kept
 
 A promise that is not kept is a result and no failure: the exit code is 0. It is 1 when a question went unanswered.
@@ -42,20 +42,25 @@ _BUSY = 0.5
 
 def main() -> int:
     """Do what the command line says; the exit code."""
-    arguments = _parser().parse_args()
+    parser = _parser()
+    arguments = parser.parse_args()
+    names = [name for name in QUESTIONS if name.startswith(tuple(arguments.questions or [""]))]
+    if not names:
+        parser.error(f"the questions are {', '.join(QUESTIONS)}")
     if arguments.table:
         _write_tables()
         return 0
     subprocess.run([Path(__file__).with_name("setup.sh"), sys.executable], check=True)
-    names = arguments.questions or QUESTIONS
     results = _ask(names, quick=arguments.quick)
-    _write(results, arguments.output or _place(results, complete=set(names) == set(QUESTIONS) and not arguments.quick))
+    _write(results, arguments.output or _place(results, complete=len(names) == len(QUESTIONS)))
     return 1 if results["unanswered"] else 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("questions", nargs="*", metavar="QUESTION", help=", ".join(QUESTIONS), choices=[*QUESTIONS, []])
+    parser.add_argument(
+        "questions", nargs="*", metavar="QUESTION", help="by name, or how it begins; all when none is named"
+    )
     parser.add_argument("--quick", action="store_true", help="small sizes and few rounds")
     parser.add_argument("--output", type=Path, metavar="FILE", help="where to write the results")
     parser.add_argument("--table", action="store_true", help="measure nothing, make the tables of the documentation")
@@ -73,7 +78,7 @@ def _ask(names: Sequence[str], *, quick: bool) -> dict[str, Any]:
         "comparisons": [],
     }
     _warn(results)
-    questions = {name: importlib.import_module(name) for name in QUESTIONS if name in names}
+    questions = {name: importlib.import_module(name) for name in names}
     with HeldProcesses() as held:
         options = quick_options(held) if quick else full_options(held, facts.memory_bytes("MemAvailable"))
         for nth, (name, question) in enumerate(questions.items()):
@@ -106,15 +111,18 @@ def _warn(results: dict[str, Any]) -> None:
 
 
 def _place(results: dict[str, Any], *, complete: bool) -> Path:
-    """Where results go: only whole runs of the full sizes are kept."""
-    if not complete or results["unanswered"]:
+    """Where results go: only complete runs of the large sizes are kept."""
+    if not complete or results["quick"] or results["unanswered"]:
         return BUILD / "latest.json"
     return KEPT / f"{'.'.join(results['machine']['kernel'].split('.')[:2])}.json"
 
 
 def _write(results: dict[str, Any], path: Path) -> None:
+    """Write JSON with a row a line, so that two runs can be compared by diff."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    rows = ",\n  ".join(json.dumps(row, ensure_ascii=False) for row in results["comparisons"])
+    frame = json.dumps({**results, "comparisons": ["rows"]}, indent=1, ensure_ascii=False)
+    path.write_text(frame.replace('"rows"', rows) + "\n", encoding="utf-8")
     print(f"\nbenchmarks: written to {path}", file=sys.stderr)
 
 

@@ -28,9 +28,6 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-NOBODY = 65534
-"""uid and gid of `nobody` on Debian."""
-
 PATIENCE_SECONDS = 60
 """How long a child may take before its test fails; far more than any needs, so that a loaded machine passes."""
 
@@ -178,46 +175,26 @@ def child() -> Iterator[Callable[[str], Child]]:
 class AsNobody:
     """Runs Python code, or the `dontneed` command, in a process with the rights of `nobody`.
 
-    The process loads all of dontneed while it is still root and drops its rights then, because an interpreter or a
-    checkout in somebody's closed home directory is out of nobody's reach. For the same reason it cannot start
-    another Python, nor import what neither dontneed nor the list below has imported before. Where the tests run
-    without root, their own user is unprivileged enough, and is kept.
-    """
-
-    _BECOME_NOBODY = f"""if True:
-        import ctypes, os, pkgutil, sys
-        # What code is likely to import later, when it cannot.
-        import argparse, csv, encodings.ascii, json, platform, re, shutil, signal, textwrap, traceback
-        import dontneed
-        for module in pkgutil.walk_packages(dontneed.__path__, "dontneed."):
-            if not module.name.endswith("__main__"):
-                __import__(module.name)
-        import numpy
-        if os.geteuid() == 0:
-            os.setgroups([])
-            os.setgid({NOBODY})
-            os.setuid({NOBODY})
-            # setuid makes a process undumpable, and its own /proc files root's, until it runs another program.
-            PR_SET_DUMPABLE = 4
-            assert ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1, 0, 0, 0) == 0
+    Where the tests run without root, their own user is unprivileged enough, and is kept.
     """
 
     def __call__(self, code: str) -> subprocess.CompletedProcess[str]:
-        """Run `code`; its standard output and error are captured as text."""
+        """Run `code` in this interpreter; its standard output and error are captured as text."""
+        return self._run(sys.executable, "-c", code)
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run `dontneed` with `arguments`; its exit code is `returncode`."""
+        return self._run(sys.executable, "-m", "dontneed", *arguments)
+
+    def _run(self, *command: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-c", f"{self._BECOME_NOBODY}\nexec({code!r})"],
+            [sys.executable, Path(__file__).with_name("become_nobody.py"), *command],
             capture_output=True,
             text=True,
             check=False,
             timeout=PATIENCE_SECONDS,
-            cwd="/",
             env=_untraced_environment(),
         )
-
-    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run `dontneed` with `arguments`; its exit code is `returncode`."""
-        argv = ["dontneed", *arguments]
-        return self(f"from dontneed.cli.main import main; sys.argv = {argv!r}; sys.exit(main())")
 
 
 @pytest.fixture

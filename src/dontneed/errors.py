@@ -5,6 +5,8 @@ Each error is also the builtin that it resembles, so that a caller who knows not
 
 from __future__ import annotations
 
+from errno import EPERM, ESRCH
+
 
 class DontneedError(Exception):
     """The root: `str()` says what happened and why, `.hint` what to try, `.exit_code` how the command ends."""
@@ -34,6 +36,7 @@ class NotPermitted(DontneedError, PermissionError):
     """The kernel knows how, and this user may not."""
 
     exit_code = 3
+    errno = EPERM
 
 
 class KernelLacks(DontneedError, NotImplementedError):
@@ -46,6 +49,7 @@ class ProcessGone(DontneedError, ProcessLookupError):
     """No such process, or it ended while we looked."""
 
     exit_code = 5
+    errno = ESRCH
 
 
 class NoAddressSpace(DontneedError, LookupError):

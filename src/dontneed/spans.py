@@ -380,8 +380,7 @@ def _overlaps(one: Addresses, other: Addresses) -> Addresses:
 
 
 def _gaps(rows: Addresses) -> Addresses:
-    """Every address below TOP that the set leaves out."""
+    """Every address below TOP that the set leaves out; a first or last row may be empty, which no overlap notices."""
     import numpy as np
 
-    edges = np.concatenate(([np.uint64(0)], rows.reshape(-1), [np.uint64(TOP)]), dtype=np.uint64).reshape(-1, 2)
-    return edges[edges[:, 0] < edges[:, 1]]
+    return np.concatenate(([np.uint64(0)], rows.reshape(-1), [np.uint64(TOP)])).reshape(-1, 2)

@@ -91,7 +91,7 @@ class Zoo:
         lines = [line.split(None, 2) for line in said]
         self.pid = pid
         self._missing = {name: why for state, name, why in lines if state == "missing"}
-        self._places = {name: (int(start), int(end)) for name, start, end in lines if name not in self._missing}
+        self._places = {name: (int(start), int(end)) for name, start, end in lines if name != "missing"}
 
     def start_of(self, animal: str) -> int:
         """Where an animal begins; a skip by name where this machine cannot keep it."""

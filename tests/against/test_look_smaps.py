@@ -13,10 +13,8 @@ import pytest
 from dontneed.observe.address_space import look
 
 PAGE = 4096
-METHODS = ("PAGEMAP_SCAN", "pagemap", "smaps")
-
-ONLY_READ = {"zero_pages", "zero_and_written", "huge_zero"}
-"""Animals with zero pages, which pagemap entries cannot tell from memory; `look` says so in its notes."""
+SCAN = pytest.param("PAGEMAP_SCAN", marks=pytest.mark.needs_kernel("6.7"))
+METHODS = (SCAN, "pagemap", "smaps")
 
 HEADER = re.compile(rb"([0-9a-f]+)-([0-9a-f]+) (\S{4}) ([0-9a-f]+) (\S+) (\d+) *(.*)")
 
@@ -77,30 +75,39 @@ def _bytes(name: str) -> bytes:
     return name.encode("utf-8", "surrogateescape")
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [SCAN, "smaps"])
 def test_resident_bytes_are_those_of_the_kernel(zoo, at_one_moment, method) -> None:
-    """RSS of every mapping; pagemap entries alone also count zero pages, in the animals that have some."""
+    """RSS of every mapping, and their sum."""
     told, seen = at_one_moment(lambda: smaps_of(zoo.pid, "Rss"), lambda: look(zoo.pid, method=method))
-    wrong = {
-        hex(mapping.start): (mapping, each["Rss"])
-        for mapping, each in zip(seen.mappings, told, strict=True)
-        if mapping.rss_bytes != each["Rss"] and not (method == "pagemap" and zoo.animal_at(mapping.start) in ONLY_READ)
-    }
-    assert wrong == {}
-    assert sum(seen.mappings.rss) == seen.total.rss_bytes
+    assert [(each.start, each.rss_bytes) for each in seen.mappings] == [(each["start"], each["Rss"]) for each in told]
+    assert seen.mappings.rss == [each["Rss"] for each in told]
+    assert seen.total.rss_bytes == sum(each["Rss"] for each in told)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_a_mapping_of_zero_pages_is_only_resident_where_the_method_cannot_tell(zoo, method) -> None:
-    """40 pages that were read and never written: 0, or all of them, and then a note says that they count."""
-    seen = look(zoo.pid, method=method)
-    of_zeros = next(each for each in seen.mappings if each.start == zoo.start_of("zero_pages"))
-    assert of_zeros.rss_bytes == (40 * PAGE if method == "pagemap" else 0)
-    assert of_zeros.zero_bytes == (40 * PAGE if method == "PAGEMAP_SCAN" else None)
-    assert any("zero pages count as resident" in note for note in seen.notes) == (method == "pagemap")
+@pytest.mark.needs_kernel("6.7")
+def test_pagemap_entries_count_zero_pages_as_resident(zoo, at_one_moment) -> None:
+    """What the entries call present is what the kernel calls resident, and the zero pages, and a note says so."""
+    told, (plain, scanned) = at_one_moment(
+        lambda: smaps_of(zoo.pid, "Rss"), lambda: (look(zoo.pid, method="pagemap"), look(zoo.pid))
+    )
+    resident = [each["Rss"] for each in told]
+    zeros = [each.zero_bytes for each in scanned.mappings]
+    assert [each.rss_bytes for each in plain.mappings] == [sum(both) for both in zip(resident, zeros, strict=True)]
+    assert {each.zero_bytes for each in plain.mappings} == {None}
+    assert any("zero pages count as resident" in note for note in plain.notes)
+    assert scanned.notes == ()
 
 
-@pytest.mark.parametrize("method", ["PAGEMAP_SCAN", "smaps"])
+@pytest.mark.needs_kernel("6.7")
+def test_zero_pages_are_counted_and_are_not_resident(zoo) -> None:
+    """What was read and never written: 40 pages, half of 64, and a huge one."""
+    seen = {each.start: each for each in look(zoo.pid).mappings}
+    zeros = [seen[zoo.start_of(name)] for name in ("zero_pages", "zero_and_written", "huge_zero")]
+    assert [(each.zero_bytes // PAGE, each.rss_bytes // PAGE) for each in zeros] == [(40, 0), (32, 32), (512, 0)]
+    assert [each.huge_bytes for each in zeros] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("method", [SCAN, "smaps"])
 def test_huge_bytes_are_those_of_the_kernel(zoo, at_one_moment, method) -> None:
     """AnonHugePages, ShmemPmdMapped and FilePmdMapped of every mapping, in one number."""
     lines = ("AnonHugePages", "ShmemPmdMapped", "FilePmdMapped")
@@ -203,25 +210,29 @@ def test_the_totals_are_those_of_the_rollup(zoo, at_one_moment) -> None:
     assert told["Pss"] - len(seen.mappings) * 1024 <= seen.total.pss_bytes <= told["Pss"]
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_twenty_thousand_mappings_are_counted_one_by_one(crowd, at_one_moment, method) -> None:
-    """As many mappings as a crowded process has; most of their runs of pages touch the next mapping's."""
+@pytest.mark.needs_kernel("6.7")
+def test_twenty_thousand_mappings_are_counted_one_by_one(crowd, at_one_moment) -> None:
+    """As many as a crowded process has, by every method; most runs of pages end where the next mapping begins."""
     told, seen = at_one_moment(
         lambda: [(each["start"], each["Rss"]) for each in smaps_of(crowd, "Rss")],
-        lambda: look(crowd, method=method),
+        lambda: [look(crowd, method=method) for method in ("PAGEMAP_SCAN", "pagemap", "smaps")],
     )
-    assert len(seen.mappings) > 20_000
-    assert [(each.start, each.rss_bytes) for each in seen.mappings] == told
-    assert seen.drift.unmatched_bytes == 0
+    assert len(told) > 20_000
+    for space in seen:
+        crowded = [(each.start, each.rss_bytes) for each in space.mappings]
+        assert [pair for pair, row in zip(crowded, told, strict=True) if pair != row] == []
+        assert space.drift.unmatched_bytes == 0
 
 
+@pytest.mark.needs_kernel("6.7")
 def test_all_methods_see_the_same(zoo, at_one_moment) -> None:
-    """But for zero pages and for huge ones, which pagemap entries do not show, and the names of the methods."""
-    smaps = lambda: smaps_of(zoo.pid, "Rss", "Swap", "AnonHugePages")  # noqa: E731
-    _, seen = at_one_moment(smaps, lambda: [look(zoo.pid, method=method) for method in METHODS])
-    told_apart = [
-        [each.replace(rss_bytes=0, zero_bytes=0, huge_bytes=0, smaps=None) for each in space.mappings] for space in seen
-    ]
-    assert told_apart[0] == told_apart[1]
-    assert told_apart[0] == told_apart[2]
+    """But for zero pages and huge ones, which pagemap entries do not show, and what smaps alone knows of swap."""
+    told, seen = at_one_moment(
+        lambda: smaps_of(zoo.pid, "Rss", "Swap", "AnonHugePages"),
+        lambda: [look(zoo.pid, method=method) for method in ("PAGEMAP_SCAN", "pagemap", "smaps")],
+    )
+    numbers = dict.fromkeys(("rss_bytes", "zero_bytes", "huge_bytes", "swap_bytes", "smaps"))
+    scanned, plain, counted = ([each.replace(**numbers) for each in space.mappings] for space in seen)
+    assert scanned == plain == counted
+    assert len(scanned) == len(told)
     assert [space.method for space in seen] == ["maps + PAGEMAP_SCAN", "maps + pagemap", "smaps"]

@@ -213,7 +213,7 @@ def file_deleted():
 def odd_names():
     """Files with names that no parser likes; the last one's place is told, all are in maps."""
     names = (b"two words", b" leading and trailing ", b"new\nline", b"really (deleted)", b"not utf-8 \xff\xfe", b"tab\there",
-             b"back\\slash", b"a:b-c", b"%s{0}", b"\x1b[31mred", b"[heap]")  # fmt: skip
+             b"back\\slash", b"a:b-c", b"%s{0}", b"\x1b[31mred", b"[heap]", "größer €".encode())  # fmt: skip
     start = 0
     for name in names:
         start = touched(place(PAGE, READ, flags=PRIVATE, fd=file(name, pages=1)), PAGE)

@@ -39,7 +39,7 @@ def test_none_is_forgotten():
 
 @pytest.mark.parametrize(("kind", "builtin", "exit_code"), PROMISES)
 def test_is_the_builtin_that_it_resembles(kind, builtin, exit_code):
-    """Whoever knows only the builtin catches it, as does whoever knows only the root; the command ends with its code."""
+    """Whoever knows only the builtin catches it, and so does who knows only the root; the exit code is its own."""
     for caught_as in (builtin, DontneedError):
         with pytest.raises(caught_as) as caught:
             raise make(kind)

@@ -256,15 +256,17 @@ def _what_to_do(found: Iterable[Feature], sheet: Sheet) -> Iterator[str]:
 
 
 def _describe_user(privileges: Privileges) -> str:
+    name = _user_name(privileges.uid)
     count = len(privileges.capabilities)
     rights = f"{count} capabilities" if count else "no capabilities"
-    return f"{_user_name(privileges.uid)} (uid {privileges.uid}, {rights})"
+    return f"{name} (uid {privileges.uid}, {rights})" if name else f"uid {privileges.uid} ({rights})"
 
 
-def _user_name(uid: int) -> str:
+def _user_name(uid: int) -> str | None:
+    """The name of the user, if somebody gave one: containers run under uids that have none."""
     import pwd
 
     try:
         return pwd.getpwuid(uid).pw_name
-    except KeyError:  # containers run under uids that nobody has named
-        return f"uid {uid}"
+    except KeyError:
+        return None

@@ -21,11 +21,14 @@ if TYPE_CHECKING:
     from dontneed.observe.mapping import Mapping
 
 _TOP = 20
+_LONGEST_PID = 20
+"""Digits; Python turns a number of more than 4,300 away."""
+_NOT_WITH_DIFF = ("csv", "pmap", "show_code", "pages", "sort", "top")
 
 
-def show(pid: int) -> int:
+def show(text: str) -> int:
     """`dontneed look PID`, with no option given."""
-    _print_lines(format_address_space(look(pid)))
+    _print_lines(format_address_space(look(_pid(text))))
     return 0
 
 
@@ -41,16 +44,22 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--pages", action="store_true", help="with --json: add the page map, in runs")
     parser.add_argument("--diff", metavar="FILE", help="what changed since a saved `look PID --json`")
     parser.add_argument(
-        "--sort", choices=tuple(SORT_KEYS), help="order of the mappings (default: rss; address with --csv)"
+        "--sort",
+        choices=tuple(SORT_KEYS),
+        help="order of the mappings (default: rss; address with --json, --csv and --pmap)",
     )
     parser.add_argument(
-        "--top", type=_count, metavar="N", help=f"show the first N mappings, 0 for all (default: {_TOP})"
+        "--top",
+        type=_count,
+        metavar="N",
+        help=f"show the first N mappings, 0 for all (default: {_TOP}; all with --json, --csv and --pmap)",
     )
 
 
 def run(arguments: Namespace) -> int:
     """Carry out `dontneed look`; the exit code."""
     pid = _pid(arguments.pid)
+    _refuse_what_would_be_ignored(arguments)
     if arguments.show_code:
         _print_lines(_code(pid, arguments))
         return 0
@@ -68,9 +77,11 @@ def run(arguments: Namespace) -> int:
     elif arguments.pmap:
         from dontneed.kernel.cmdline import read_command_line
         from dontneed.report.pmap import format_pmap, pmap_rows
+        from dontneed.report.table import printable
 
         rows = pmap_rows(_chosen(space, arguments))
-        _print_lines([f"{pid}:   {read_command_line(pid)}", format_pmap(rows)])
+        command = printable(read_command_line(pid).replace("\n", " "))
+        _print_lines([f"{pid}:   {command}", format_pmap(rows)])
     else:
         top = _TOP if arguments.top is None else arguments.top
         _print_lines(format_address_space(space, sort=arguments.sort or "rss", top=top))
@@ -78,10 +89,21 @@ def run(arguments: Namespace) -> int:
 
 
 def _pid(text: str) -> int:
-    if not text.isdecimal():
-        msg = f"a pid is a number, and {text!r} is none"
+    if not text.isdecimal() or len(text) > _LONGEST_PID:
+        msg = f"a pid is a number, and {text[:_LONGEST_PID]!r} is none"
         raise UsageError(msg, hint="`pgrep NAME` finds the pid of a program")
     return int(text)
+
+
+def _refuse_what_would_be_ignored(arguments: Namespace) -> None:
+    """Better a word than the answer to another question; argparse's groups cannot say these."""
+    if arguments.pages and not (arguments.json or arguments.show_code):
+        msg = "the page map is told as JSON only"
+        raise UsageError(msg, hint="dontneed look PID --pages --json")
+    given = [name for name in _NOT_WITH_DIFF if getattr(arguments, name) not in (None, False)]
+    if arguments.diff and given:
+        msg = f"a difference is told whole, as text or as JSON: --diff goes without --{given[0].replace('_', '-')}"
+        raise UsageError(msg, hint="dontneed look PID --diff FILE, with --json or without")
 
 
 def _count(text: str) -> int:
@@ -125,14 +147,25 @@ def _saved(path: str) -> str:
 
 def _code(pid: int, arguments: Namespace) -> list[str]:
     options = [f"{name}=True" for name in ("pages", "smaps") if getattr(arguments, name)]
+    top = _TOP if arguments.top is None else arguments.top
     return [
         "import dontneed",
         "",
         f"space = dontneed.look({', '.join([str(pid), *options])})",
         "print(space.total, space.method)",
-        "for mapping in sorted(space.mappings, key=lambda mapping: -mapping.rss_bytes):",
+        f"shown = sorted(space.mappings, key=lambda mapping: {_SORT_CODE[arguments.sort or 'rss']})",
+        f"for mapping in {f'shown[:{top}]' if top else 'shown'}:",
         "    print(mapping.rss_bytes, mapping.kind, mapping.name)",
     ]
+
+
+_SORT_CODE = {
+    "rss": "-mapping.rss_bytes",
+    "swap": "-mapping.swap_bytes",
+    "size": "-mapping.size_bytes",
+    "address": "mapping.start",
+}
+"""`SORT_KEYS`, as one writes them."""
 
 
 def _print_lines(lines: Iterable[str]) -> None:

@@ -5,8 +5,11 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 not permitted, 4 the kernel lacks it, 5
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+
+from dontneed.errors import DontneedError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,28 +26,29 @@ COMMANDS = {
 """Subcommand to what it does; the module of the same name in this package has the rest."""
 
 _INTERRUPTED = 130
+_OUTPUT_TROUBLES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command with `arguments` (those of the process by default); its exit code."""
     words = sys.argv[1:] if arguments is None else list(arguments)
-    _accept_any_name()
     try:
+        _prepare_output()
         code = _run(words)
         sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever read our output has seen enough (`| head`); flushing at exit would fail once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever read our output has seen enough (`| head`)
+        _abandon_output()
         return 0
     except KeyboardInterrupt:
         return _INTERRUPTED
-    except Exception as error:
-        from dontneed.errors import DontneedError
-
-        if not isinstance(error, DontneedError):
-            raise
+    except DontneedError as error:
         _complain(error)
         return error.exit_code
+    except OSError as error:
+        _abandon_output()
+        refused = _in_words(error)
+        _complain(refused)
+        return refused.exit_code
     return code
 
 
@@ -80,8 +84,12 @@ def _run(words: list[str]) -> int:
         # The plainest call needs no parser, and argparse would be a third of its time.
         from dontneed.cli.look import show
 
-        return show(int(words[1]))
-    parsed = build_parser(only=words[0] if words else "").parse_args(words)
+        return show(words[1])
+    try:
+        parsed = build_parser(only=words[0] if words else "").parse_args(words)
+    except SystemExit:
+        sys.stdout.flush()  # the help, as long as someone is there to whom a full disk can be told
+        raise
     code: int = _module(parsed.command).run(parsed)
     return code
 
@@ -92,19 +100,40 @@ def _module(command: str) -> ModuleType:
     return import_module(f"dontneed.cli.{command}")
 
 
-def _accept_any_name() -> None:
+# Output
+
+
+def _prepare_output() -> None:
     """Print names that the terminal's encoding does not have as escapes, rather than fail on them."""
+    if sys.stdout is None:
+        msg = "standard output is closed: there is nowhere to write to"
+        raise DontneedError(msg, hint="send it to a file, or to /dev/null if the exit code is enough")
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="backslashreplace")
 
 
-def _complain(error: Exception) -> None:
-    sys.stdout.flush()
-    print(f"dontneed: {error}", file=sys.stderr)
-    if hint := getattr(error, "hint", ""):
-        print(f"  try: {hint}", file=sys.stderr)
+def _abandon_output() -> None:
+    """Let what is not yet written go nowhere: the interpreter flushes at its end, and would fail once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _in_words(error: OSError) -> DontneedError:
+    """What a system call refused that no floor below has words for: most often, the output has no room."""
+    if error.errno in _OUTPUT_TROUBLES:
+        return DontneedError(f"cannot write the result: {error.strerror}", hint="is there room where the output goes?")
+    return DontneedError(f"the system refused: {error}")
+
+
+def _complain(error: DontneedError) -> None:
+    from dontneed.report.table import printable
+
+    if sys.stderr is None:
+        return
+    print(f"dontneed: {printable(str(error))}", file=sys.stderr)
+    if error.hint:
+        print(f"  try: {printable(error.hint)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

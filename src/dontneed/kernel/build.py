@@ -39,13 +39,15 @@ def parse_build_option(text: bytes, name: str) -> bool:
 
 def _read_configuration() -> bytes | None:
     import gzip
-    import zlib
 
-    for path in ("/proc/config.gz", f"/boot/config-{os.uname().release}"):
-        try:
-            with open(path, "rb") as file:
-                text = file.read()
-            return gzip.decompress(text) if path.endswith(".gz") else text
-        except (OSError, EOFError, zlib.error):  # absent, closed to us, or a stand-in of a container: not to be seen
-            continue
-    return None
+    if packed := _read("/proc/config.gz"):
+        return gzip.decompress(packed)
+    return _read(f"/boot/config-{os.uname().release}")
+
+
+def _read(path: str) -> bytes | None:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError:  # absent or closed to us: not to be seen
+        return None

@@ -56,7 +56,7 @@ def exported(buffer: Any, *, writable: bool = True) -> Iterator[tuple[int, int]]
         Its address and its length in bytes.
     Raises:
         WrongType: no buffer protocol.
-        BufferRefused: read-only where it must be writable, not contiguous, or released.
+        BufferRefused: read-only where it must be writable, not contiguous, released, or an array of objects.
     """
     view = _PyBuffer()
     try:
@@ -64,9 +64,19 @@ def exported(buffer: Any, *, writable: bool = True) -> Iterator[tuple[int, int]]
     except (TypeError, BufferError, ValueError) as error:
         raise _refusal(buffer, error) from None
     try:
+        if writable:
+            _refuse_objects(buffer)
         yield view.buf or 0, view.len
     finally:
         _release_buffer(view)
+
+
+def _refuse_objects(buffer: Any) -> None:
+    """Refuse a numpy array of objects, or a view of one: a reference that zeros overwrite is never counted down."""
+    owner = buffer.obj if isinstance(buffer, memoryview) else buffer
+    if getattr(getattr(owner, "dtype", None), "hasobject", False):
+        msg = f"the elements of this {type(buffer).__name__} are Python objects, which zeros would leak"
+        raise BufferRefused(msg, hint="let go of the objects, array[:] = None, or of the whole array")
 
 
 def _refusal(buffer: Any, error: Exception) -> Exception:
@@ -79,8 +89,8 @@ def _refusal(buffer: Any, error: Exception) -> Exception:
             f"{kind} has no buffer protocol: there is no memory of its own to discard",
             hint="give the array, bytearray, mmap or memoryview that holds the data",
         )
-    except (ValueError, BufferError) as closed:
-        return BufferRefused(f"this {kind} has no memory any more: {closed}")
+    except (ValueError, BufferError):  # also a numpy type that memoryview has no word for, which is no reason itself
+        return BufferRefused(f"this {kind} does not give its memory away: {error}")
     if isinstance(buffer, bytes):
         return BufferRefused(
             "bytes are immutable: Python shares them and relies on their contents",

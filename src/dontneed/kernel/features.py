@@ -73,7 +73,7 @@ def features(*, refresh: bool = False) -> tuple[Feature, ...]:
     Args:
         refresh: forget what was found and try again, as after a change of user or of settings.
     Returns:
-        In the order of the steps: look, prove, release, environment. A millisecond or two the first time.
+        In the order of the steps: look, prove, release, environment. A few milliseconds the first time.
     """
     if refresh:
         _found.clear()

@@ -110,9 +110,11 @@ def _advise_in_vectors(spans: Spans, advice: Advice, target: int, *, remote: boo
     while first < len(vector):
         count = _ranges_that_fit(vector[first : first + RANGES_A_CALL])
         done = libc.syscall(PROCESS_MADVISE, target, vector[first:].ctypes.data, count, int(advice), 0)
-        if done < 0:
+        if done <= 0:
+            # 0 for what is not empty comes from a filter that fakes success, and would have us ask for ever.
+            number = libc.last_errno() if done else errno.ENOSYS
             base, length = vector[first].tolist()
-            raise refusal(libc.last_errno(), advice, base, length, advised=advised, remote=remote)
+            raise refusal(number, advice, base, length, advised=advised, remote=remote)
         advised += done
         first += int(vector[first : first + count, 1].cumsum().searchsorted(done, side="right"))
     return advised
@@ -170,7 +172,7 @@ def refusal(
         return NotPermitted(f"{what} is not permitted (EPERM)", hint=hint)
     if number == errno.EACCES and remote:
         return NotPermitted(f"{what}: the process belongs to someone else (EACCES)", hint="run as root (sudo)")
-    if number in (errno.ESRCH, errno.EBADF):
+    if number == errno.ESRCH:  # not EBADF: that is WILLNEED's, from a kernel without swap
         return ProcessGone(f"{what}: the process has ended")
     if number == errno.ENOSYS:
         return KernelLacks("process_madvise is absent, or a seccomp filter hides it", hint="it came with Linux 5.10")

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from dontneed.kernel.procfs import ProcessDirectory
+
+_WORDS_BEFORE_NAME = 5
 
 
 class MapsTable:
@@ -24,37 +26,43 @@ class MapsTable:
         starts, ends: addresses in bytes, ascending, `[start, end)`.
     """
 
-    __slots__ = ("_fields", "ends", "starts")
+    __slots__ = ("_lines", "ends", "starts")
 
-    def __init__(self, fields: list[list[bytes]]) -> None:
-        ranges = [words[0].split(b"-") for words in fields]
-        self._fields = fields
+    def __init__(self, lines: list[list[bytes]]) -> None:
+        ranges = [words[0].split(b"-") for words in lines]
+        self._lines = lines
         self.starts = [int(start, 16) for start, _ in ranges]
         self.ends = [int(end, 16) for _, end in ranges]
 
     def __len__(self) -> int:
         return len(self.starts)
 
+    def words(self, row: int) -> tuple[str, int, str, int, str]:
+        """What a line says behind its addresses.
+
+        Returns:
+            Permissions as `rw-p`; offset in the file, in bytes; device as `fe:00`, in hexadecimal; inode; and name: a
+            path, a word in brackets, or nothing. Bytes that are not UTF-8 become surrogates.
+        """
+        words = self._lines[row]
+        name = words[5].decode("utf-8", "surrogateescape") if len(words) > _WORDS_BEFORE_NAME else ""
+        return words[1].decode("ascii"), int(words[2], 16), words[3].decode("ascii"), int(words[4]), name
+
     def perms(self, row: int) -> str:
-        """Four letters: r, w, x, and p (private) or s (shared)."""
-        return self._fields[row][1].decode("ascii")
+        """The permissions of a mapping, as `words` gives them."""
+        return self._lines[row][1].decode("ascii")
 
-    def offset(self, row: int) -> int:
-        """Where the mapping begins in its file, in bytes."""
-        return int(self._fields[row][2], 16)
-
-    def device(self, row: int) -> str:
-        """Major and minor number, in hexadecimal, as `fe:00`; `00:00` for no file."""
-        return self._fields[row][3].decode("ascii")
-
-    def inode(self, row: int) -> int:
-        """The file's inode number on its device; 0 for no file."""
-        return int(self._fields[row][4])
-
-    def name(self, row: int) -> str:
-        """The kernel's name: a path, a word in brackets, or nothing. Bytes that are not UTF-8 become surrogates."""
-        words = self._fields[row]
-        return words[5].decode("utf-8", "surrogateescape") if len(words) > 5 else ""  # noqa: PLR2004 - five before it
+    def classify(self, kind_of: Callable[[str, str], str]) -> list[str]:
+        """A word for every mapping by its name and permissions; mappings alike are asked for once."""
+        known: dict[tuple[bytes, bytes], str] = {}
+        kinds = []
+        for words in self._lines:
+            key = (words[5] if len(words) > _WORDS_BEFORE_NAME else b"", words[1])
+            kind = known.get(key)
+            if kind is None:
+                kind = known[key] = kind_of(key[0].decode("utf-8", "surrogateescape"), key[1].decode("ascii"))
+            kinds.append(kind)
+        return kinds
 
 
 def parse_maps(text: bytes | Sequence[bytes]) -> MapsTable:

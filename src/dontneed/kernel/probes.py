@@ -1,4 +1,4 @@
-"""Harmless trials: one small function per kernel interface, and the table of all of them.
+"""Harmless trials: one small function per kernel interface; `interfaces` has the table of them.
 
 A trial uses the interface the way dontneed will, on memory of its own that it gives back, and leaves nothing behind:
 
@@ -9,6 +9,8 @@ A trial uses the interface the way dontneed will, on memory of its own that it g
 - Whole-process walks (smaps_rollup) are opened and not read.
 - Another process is asked to take an empty list: every permission is checked, and no page of it is touched.
 - HWPOISON and SOFT_OFFLINE are never tried: they take a frame out of the machine.
+
+One thing no trial can avoid: a seccomp filter that kills instead of refusing kills here, as it would at the first use.
 
 A trial returns what it saw, raises the kernel's own OSError, or ends with one of the four outcomes below that no errno
 tells. What any of it means for this user is decided in `features`.
@@ -325,15 +327,8 @@ def try_advice(advice: Advice) -> str:
     with Scratch(shared=advice.name in _WANTS_A_FILE) as page:
         if advice.name in _LEAVES_TRACES:
             return _try_empty_range(page, advice)
-        if libc.madvise(page, PAGE_BYTES, int(advice)) == 0:
-            return "accepted on a page of ours"
-        refused = libc.last_errno()
-        if refused == errno.EINVAL and libc.madvise(page, 0, int(advice)) == 0:
-            raise SwitchedOff(
-                "EINVAL on a page of ours, though the advice is known",
-                "see the settings of this feature; for huge pages, prctl(PR_SET_THP_DISABLE) of a parent",
-            )
-        raise OSError(refused, os.strerror(refused), "madvise")
+        libc.check(libc.madvise(page, PAGE_BYTES, int(advice)), "madvise")
+    return "accepted on a page of ours"
 
 
 _LEAVES_TRACES = ("MERGEABLE", "COLLAPSE")

@@ -19,7 +19,7 @@ from dontneed.units import PAGE_BYTES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from dontneed.kernel.procfs import ProcessDirectory
 
@@ -30,6 +30,8 @@ _OR_NEXT = 0x10
 _PERMS = ((0x1, "r"), (0x2, "w"), (0x4, "x"))
 _SHARED = 0x8
 _NAME_BYTES = 4096 + 64
+_ABSENT = (errno.ENOTTY, errno.EINVAL, errno.ENAMETOOLONG)
+"""No answer to be had: no such ioctl; or a path longer than PATH_MAX, which maps prints all the same."""
 
 
 class MappedPart(Record):
@@ -48,6 +50,23 @@ class MappedPart(Record):
     page_bytes: int
 
 
+def read_mappings_at(process: ProcessDirectory, addresses: Iterable[int]) -> list[MappedPart | None]:
+    """The mapping at each address, or the next one above it; nothing at all where PROCMAP_QUERY is absent.
+
+    Raises:
+        NotPermitted, ProcessGone: as `ProcessDirectory.open`.
+    """
+    fd = process.open("maps")
+    try:
+        return [_query(fd, address) for address in addresses]
+    except OSError as error:
+        if error.errno not in _ABSENT:
+            raise
+        return []
+    finally:
+        os.close(fd)
+
+
 def read_parts(process: ProcessDirectory, start: int, end: int) -> list[MappedPart]:
     """The parts of mappings that lie in `[start, end)`, in order; from all of maps where PROCMAP_QUERY is absent.
 
@@ -58,7 +77,7 @@ def read_parts(process: ProcessDirectory, start: int, end: int) -> list[MappedPa
     try:
         found = list(_query_all(fd, start, end))
     except OSError as error:
-        if error.errno not in (errno.ENOTTY, errno.EINVAL):
+        if error.errno not in _ABSENT:
             raise
         found = list(_from_maps(process, start, end))
     finally:
@@ -102,4 +121,4 @@ def _from_maps(process: ProcessDirectory, start: int, end: int) -> Iterator[Mapp
     table = read_maps(process)
     for row in range(len(table)):
         if table.ends[row] > start and table.starts[row] < end:
-            yield MappedPart(table.starts[row], table.ends[row], table.perms(row), table.name(row), PAGE_BYTES)
+            yield MappedPart(table.starts[row], table.ends[row], *table.words(row)[::4], PAGE_BYTES)

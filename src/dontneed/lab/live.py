@@ -136,7 +136,10 @@ class LiveProcess:
         ours, theirs = _channel()
         with theirs:
             self._tell("fork", fd=theirs.fileno())
-        return LiveProcess(ours)
+        child = LiveProcess(ours)
+        for process in (self, child):  # the interpreter's own pages are copied on write now, before anyone counts
+            _rehearse(process)
+        return child
 
     def smaps(self) -> bytes:
         """Its smaps, while it sleeps."""
@@ -244,7 +247,9 @@ def _start_child() -> tuple[socket.socket, subprocess.Popen[bytes]]:
         except OSError as error:
             ours.close()
             msg = f"the lab cannot start a process of its own: {sys.executable}: {error.strerror}"
-            raise NotPermitted(msg, hint="it runs the Python that runs this; may this user run it?") from None
+            if isinstance(error, PermissionError):
+                raise NotPermitted(msg, hint="it runs the Python that runs this; may this user run it?") from None
+            raise DontneedError(msg, hint="is there memory, and room for one more process (`ulimit -u`)?") from None
     return ours, child
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from dontneed.abi.page_table import frees_emptied_tables
 from dontneed.records import Record
 from dontneed.units import PAGE_BYTES
 
@@ -37,21 +38,24 @@ class Kernel(Record):
     architecture: str
     pt_reclaim: bool | None
 
+    @property
+    def frees_emptied_tables(self) -> bool | None:
+        """Whether a discard of all that a page table maps frees the table too; None: nobody can tell."""
+        return frees_emptied_tables(self.version, self.architecture, pt_reclaim=self.pt_reclaim)
+
 
 class Region(Record):
     """Pages that an experiment has mapped, or a part of them.
 
     Attributes:
-        name: what the experiment calls the whole of it, as C would name a pointer.
+        name: what a program would call the pointer to it.
         start: address of its first byte.
         size_bytes: its length.
-        offset_bytes: where it begins in the whole.
     """
 
     name: str
     start: int
     size_bytes: int
-    offset_bytes: int = 0
 
     @property
     def end(self) -> int:
@@ -63,10 +67,9 @@ class Region(Record):
         """How many pages."""
         return self.size_bytes // PAGE_BYTES
 
-    def part(self, first: int, pages: int) -> Region:
-        """`pages` pages of this region, from its page number `first` on."""
-        offset = first * PAGE_BYTES
-        return Region(self.name, self.start + offset, pages * PAGE_BYTES, self.offset_bytes + offset)
+    def part(self, name: str, first: int, pages: int) -> Region:
+        """`pages` pages of this region from its page number `first` on, under a name of their own."""
+        return Region(name, self.start + first * PAGE_BYTES, pages * PAGE_BYTES)
 
 
 class Faults(Record):

@@ -124,7 +124,7 @@ def _read(process: ProcessDirectory, method: str, *, smaps: bool, pages: bool) -
     identity = read_identity(process)
     table, counted_by_kernel = _read_mappings(process, identity, smaps=smaps)
     notes: list[str] = []
-    kinds = [kind_of(table.name(row), table.perms(row)) for row in range(len(table))]
+    kinds = table.classify(kind_of)
     residency = count_pages(process, table, kinds, method=method, smaps=counted_by_kernel, notes=notes)
     page_map = _read_pages(process, table) if pages else None
     counters = read_counters(process)

@@ -165,11 +165,7 @@ class Mappings(_Rows):
         return Mapping(
             table.starts[row],
             table.ends[row],
-            table.perms(row),
-            table.offset(row),
-            table.device(row),
-            table.inode(row),
-            table.name(row),
+            *table.words(row),
             kind,
             counted.rss[row],
             counted.swap[row],

@@ -12,7 +12,7 @@ from bisect import bisect_right
 from dontneed.abi import pagemap as abi
 from dontneed.errors import KernelLacks, NotPermitted
 from dontneed.kernel.pagemap import read_entries, scan_categories, scan_pages
-from dontneed.kernel.procmap import read_parts
+from dontneed.kernel.procmap import read_mappings_at
 from dontneed.units import GIB, MIB, PAGE_BYTES
 
 TYPE_CHECKING = False
@@ -131,28 +131,35 @@ def _count_by_pagemap(
 
 def _set_apart(process: ProcessDirectory, fd: int, table: MapsTable, kinds: list[str], counted: Residency) -> None:
     """Take out of RSS what the kernel does not count there: hugetlb pages, and frames without page structures."""
-    for row, kind in enumerate(kinds):
-        present = counted.rss[row]
+    hugetlb = [row for row, kind in enumerate(kinds) if kind == "hugetlb"]
+    doubtful = []
+    for row, present in enumerate(counted.rss):
+        kind = kinds[row]
         if not present:
             continue
         if kind == "vvar":
             counted.rss[row] = 0
         elif kind == "device" and table.perms(row).endswith("s") and counted.method == "PAGEMAP_SCAN":
             counted.rss[row] = present_in_file(fd, table.starts[row], table.ends[row])
-        elif kind == "hugetlb" or (kind in _MAYBE_HUGETLB and _is_hugetlb(process, table, row, counted)):
-            kinds[row] = "hugetlb"
-            counted.rss[row] = 0
-            counted.hugetlb[row] = present
-            if counted.huge is not None:
-                counted.huge[row] = 0
+        elif kind in _MAYBE_HUGETLB and (counted.huge is None or counted.huge[row] == present):
+            doubtful.append(row)
+    for row in (*hugetlb, *_hugetlb_among(process, table, doubtful)):
+        kinds[row] = "hugetlb"
+        counted.hugetlb[row] = counted.rss[row]
+        counted.rss[row] = 0
+        if counted.huge is not None:
+            counted.huge[row] = 0
 
 
-def _is_hugetlb(process: ProcessDirectory, table: MapsTable, row: int, counted: Residency) -> bool:
-    """Whether a mapping whose pages are all huge is hugetlb: a memfd, or a file of a hugetlbfs mounted anywhere."""
-    if counted.huge is not None and counted.huge[row] != counted.rss[row]:
-        return False
-    parts = read_parts(process, table.starts[row], table.ends[row])
-    return any(part.page_bytes > PAGE_BYTES for part in parts)
+def _hugetlb_among(process: ProcessDirectory, table: MapsTable, rows: list[int]) -> list[int]:
+    """The rows that are hugetlb by their page size: a memfd, or a file of a hugetlbfs mounted anywhere.
+
+    Before 6.11 (no PROCMAP_QUERY) such a mapping is not told apart, and counts as RSS.
+    """
+    if not rows:
+        return []
+    found = read_mappings_at(process, [table.starts[row] for row in rows])
+    return [row for row, part in zip(rows, found, strict=False) if part is not None and part.page_bytes > PAGE_BYTES]
 
 
 def count_by_scan(fd: int, table: MapsTable) -> Residency | None:
@@ -238,7 +245,7 @@ def _rows(table: MapsTable) -> Iterable[tuple[int, int]]:
 
 def _add_window(counted: Residency, table: MapsTable, window: array[int]) -> None:
     """Add the runs of a window to the mappings they lie in; a run may cross from one mapping into the next."""
-    starts, ends = table.starts, table.ends
+    starts, ends, rss = table.starts, table.ends, counted.rss
     row = bisect_right(starts, window[0]) - 1
     if row >= 0 and window[-2] <= ends[row] and _add_alike(counted, row, window):
         return
@@ -252,7 +259,10 @@ def _add_window(counted: Residency, table: MapsTable, window: array[int]) -> Non
                 row += 1
             if starts[row] <= at < ends[row]:
                 upto = min(end, ends[row])
-                _add_run(counted, row, upto - at, categories)
+                if categories == abi.IS_PRESENT:  # nearly all
+                    rss[row] += upto - at
+                else:
+                    _add_run(counted, row, upto - at, categories)
             else:  # in a gap of the table, or behind its end
                 upto = min(end, starts[row]) if at < starts[row] else end
                 counted.unmatched_bytes += upto - at

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from time import perf_counter
 
+from dontneed.errors import AdviceRefused
 from dontneed.kernel.madvise import advise_range
 
 TYPE_CHECKING = False
@@ -19,10 +20,14 @@ def apply_parts(parts: Iterable[Part]) -> tuple[int, float]:
     Returns:
         Bytes advised, and the seconds that the system calls took.
     Raises:
-        AdviceRefused, NotPermitted: the kernel refused a part; the earlier ones are gone.
+        AdviceRefused, NotPermitted: the kernel refused a part; the earlier ones are gone, and `advised` counts them.
     """
     advised = 0
     began = perf_counter()
-    for part in parts:
-        advised += advise_range(part.span.start, part.span.size_bytes, part.advice)
+    try:
+        for part in parts:
+            advised += advise_range(part.span.start, part.span.size_bytes, part.advice)
+    except AdviceRefused as refused:
+        refused.advised += advised
+        raise
     return advised, perf_counter() - began

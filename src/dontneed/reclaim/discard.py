@@ -17,6 +17,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+_LONGEST_WATCH_SECONDS = 7 * 86_400
+"""Longer than anyone waits. `time.sleep` refuses nan and 1e300 too, but only when everything has been given up."""
+
 
 def discard(buffer: Any, *, lazy: bool = False, watch_seconds: float = 0.0, evidence: str = "auto") -> Receipt:
     """Give up the contents of `buffer` and give its frames back to the system; the buffer stays usable.
@@ -35,21 +38,21 @@ def discard(buffer: Any, *, lazy: bool = False, watch_seconds: float = 0.0, evid
     Returns:
         A `Receipt`, all amounts in bytes.
     Raises:
-        WrongType: no buffer. UsageError: a negative watch, an unknown evidence, lazy where it cannot be.
+        WrongType: no buffer. UsageError: an impossible watch, an unknown evidence, lazy where it cannot be.
         BufferRefused: immutable, not contiguous, locked, sealed, hugetlb, of a device; nothing was changed.
         AdviceRefused, NotPermitted: the kernel refused.
     Kernel:
         MADV_DONTNEED since 2.4, MADV_REMOVE 2.6.16, MADV_FREE 4.5; mm/madvise.c; madvise(2).
     """
-    if watch_seconds < 0:
+    if not 0 <= watch_seconds <= _LONGEST_WATCH_SECONDS:
         msg = f"a watch of {watch_seconds} seconds cannot be"
-        raise UsageError(msg)
+        raise UsageError(msg, hint="give the seconds after which what was touched again is counted; 0 does not wait")
     began = time.perf_counter()
     with exported(buffer) as (address, length), ProcessDirectory() as process:
         found = survey(process, address, length, lazy=lazy)
         with Witness(process, evidence) as witness:
-            before = read_counters(process)
             witness.see(found.parts)
+            before = read_counters(process)
             advised, pause_seconds = apply_parts(found.parts)
             after = read_counters(process)
             outcome = witness.judge(_drop(before, after))

@@ -210,10 +210,10 @@ def judge_by_frames(part: Part, before: Words, after: Words, neighbours: Words) 
             was_file & part.keeps_cache,
             was_file & is_shmem & ~mapped,
             was_file,
-            in_split | (is_anonymous & ~mapped),
             mapped & ~was_alone,
+            in_split | (is_anonymous & ~mapped),
         ],
-        [_NOTHING, _SHARED, _CACHED, _DEFERRED, _FREED, _DEFERRED, _SHARED],
+        [_NOTHING, _SHARED, _CACHED, _DEFERRED, _FREED, _SHARED, _DEFERRED],
         default=_FREED,
     )
     return Outcome(
@@ -221,8 +221,13 @@ def judge_by_frames(part: Part, before: Words, after: Words, neighbours: Words) 
         deferred=_bytes(verdict == _DEFERRED),
         shared=_bytes(verdict == _SHARED),
         cached=_bytes(verdict == _CACHED),
-        lazy=_bytes(present & ~left) if part.advice.name == "FREE" else 0,
+        lazy=_lazy_bytes(_frames(before[present & ~left])) if part.advice.name == "FREE" else 0,
     )
+
+
+def _lazy_bytes(stayed: Words) -> int:
+    """Bytes of the frames that stayed, without the zero page, which MADV_FREE leaves alone."""
+    return _bytes(~_has(read_frame_flags(stayed), kpageflags.ZERO_PAGE))
 
 
 _NOTHING, _FREED, _DEFERRED, _SHARED, _CACHED = range(5)

@@ -24,9 +24,25 @@ def format_csv(mappings: Iterable[Mapping]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*_FIELDS, *((*_SMAPS_FIELDS, "flags") if detailed else ())])
     for mapping in mappings:
-        cells = [f"{mapping.start:x}", f"{mapping.end:x}", *(getattr(mapping, field) for field in _FIELDS[2:])]
+        row = mapping.as_dict()
+        row.update(start=f"{mapping.start:x}", end=f"{mapping.end:x}", name=_escaped(mapping.name))
+        cells = [row[field] for field in _FIELDS]
         if detailed and mapping.smaps:
             cells += [getattr(mapping.smaps, field) for field in _SMAPS_FIELDS]
             cells.append("; ".join(mapping.smaps.flags))
         writer.writerow(cells)
     return text.getvalue().rstrip("\n")
+
+
+def _escaped(name: str) -> str:
+    r"""A name with control characters, and bytes that are no UTF-8, as the kernel prints a newline: `\012`.
+
+    A table is also read on a terminal, which would obey them.
+    """
+    if name.isprintable():
+        return name
+    return "".join(letter if letter.isprintable() else _in_octal(letter) for letter in name)
+
+
+def _in_octal(letter: str) -> str:
+    return "".join(f"\\{byte:03o}" for byte in letter.encode("utf-8", "surrogateescape"))

@@ -69,8 +69,11 @@ def parse_address_space(text: str) -> tuple[int, list[Mapping], Counters]:
         document = json.loads(text)
         if document["schema"] != SCHEMA:
             msg = f"this is schema {document['schema']} of look --json, and schema {SCHEMA} is what I read"
-            raise UsageError(msg)
+            raise UsageError(msg, hint="save a new one with: dontneed look PID --json > FILE")
         mappings = [_parsed_mapping(row) for row in document["mappings"]]
+        if sum(mapping.size_bytes for mapping in mappings) != document["total"]["size_bytes"]:
+            msg = "the file holds some of the mappings only: it was saved with --top"
+            raise UsageError(msg, hint="save all of them with: dontneed look PID --json > FILE")
         return document["pid"], mappings, Counters(**document["counters"])
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, UsageError):

@@ -1,0 +1,31 @@
+"""What an experiment is: a name, a question, and steps at a bench that end in claims."""
+
+from __future__ import annotations
+
+from dontneed.records import Record
+from dontneed.units import KIB
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dontneed.lab.bench import Bench
+
+
+class Experiment(Record):
+    """A question to a kernel.
+
+    Attributes:
+        name: what `dontneed lab run` calls it.
+        question: one sentence.
+        perform: does the steps and makes the claims. Raises KernelLacks or NotPermitted where it cannot be done.
+    """
+
+    name: str
+    question: str
+    perform: Callable[[Bench], None]
+
+
+def kib(*sizes_bytes: int) -> str:
+    """Sizes as a claim compares them: '4096 KiB', or '4096 → 0 KiB' for what becomes of one."""
+    return f"{' → '.join(str(size // KIB) for size in sizes_bytes)} KiB"
