@@ -62,7 +62,7 @@ class RecordType(type):
             defaults.update(getattr(base, "_defaults", {}))
         defaults.update((field, body.pop(field)) for field in annotated if field in body)
         own = tuple(field for field in annotated if field not in inherited)
-        body["__slots__"] = own
+        body["__slots__"] = own + tuple(body.get("__slots__", ()))
         cls = super().__new__(mcs, name, bases, body)
         cls._fields = inherited + own
         cls._defaults = defaults

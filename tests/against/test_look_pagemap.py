@@ -56,7 +56,8 @@ def pages_seen(runs: np.ndarray) -> dict[int, tuple[int, ...]]:
     for run in runs:
         states = tuple(int(run[name]) for name in STATES)
         for number, address in enumerate(range(int(run["start"]), int(run["end"]), PAGE)):
-            pages[address] = (int(run["frame"]) + number if run["frame"] else 0, *states)
+            further = 0 if run["repeated"] else number
+            pages[address] = (int(run["frame"]) + further if run["frame"] else 0, *states)
     return pages
 
 

@@ -7,7 +7,9 @@ so we see that a claim which holds is one that could have failed.
 from __future__ import annotations
 
 import errno
+import gzip
 import json
+import os
 from array import array
 
 import pytest
@@ -15,7 +17,7 @@ import pytest
 from dontneed.abi.advice import Advice
 from dontneed.abi.page_table import SLOT_BYTES, TABLE_BYTES, frees_emptied_tables, whole_slots
 from dontneed.errors import KernelLacks, NotPermitted, UsageError
-from dontneed.kernel.build import parse_build_option, parse_version
+from dontneed.kernel.build import parse_build_option, parse_version, read_build_option
 from dontneed.lab import spelling
 from dontneed.lab.anonymous import EXPERIMENT, PAGES, SIZE
 from dontneed.lab.catalogue import EXPERIMENTS, experiment_named, machine_named, run_experiment
@@ -28,7 +30,8 @@ START = 0x7F00_0000_0000
 HOME = 0x40_0000
 ZERO_FRAME, FIRST_FRAME = 7, 1000
 PRESENT = 1 << 63
-DIRTY = "Dirty, and nothing is written anywhere"
+RSS = "RSS of the region"
+DIRTY = "Dirty of the region"
 CONTENTS = "bytes found afterwards"
 ZERO_RSS = "RSS that reading brings"
 FAULTS = "minor faults to fill, read, refill"
@@ -175,12 +178,12 @@ def test_the_experiment_passes_on_a_kernel_of_paper(kernel):
 @pytest.mark.parametrize(
     ("flaw", "claims"),
     [
-        ("forgets a page", {"RSS", DIRTY, CONTENTS, ZERO_RSS, FAULTS}),
-        ("does nothing", {"RSS", DIRTY, CONTENTS, ZERO_RSS, FAULTS, TABLES}),
-        ("refuses", {"RSS", DIRTY, CONTENTS, ZERO_RSS, FAULTS, TABLES}),
+        ("forgets a page", {RSS, DIRTY, CONTENTS, ZERO_RSS, FAULTS}),
+        ("does nothing", {RSS, DIRTY, CONTENTS, ZERO_RSS, FAULTS, TABLES}),
+        ("refuses", {RSS, DIRTY, CONTENTS, ZERO_RSS, FAULTS, TABLES}),
         ("never dirty", {DIRTY}),
         ("takes the right to write", {"the mapping stays"}),
-        ("unmaps the last page", {"virtual size", "the mapping stays"}),
+        ("unmaps the last page", {"virtual size of the region", "the mapping stays"}),
         ("reading maps nothing", {"pages that reading maps to the zero page"}),
         ("reading brings frames", {ZERO_RSS, FAULTS}),
         ("is written to once", {"RSS that writing brings back", FAULTS}),
@@ -281,7 +284,7 @@ def test_the_transcript_reads_like_a_session():
 def test_a_claim_that_does_not_hold_says_what_was_expected():
     """And the verdict counts it."""
     lines = format_run(run_experiment(EXPERIMENT, _PaperMachine(flaw="never dirty")))
-    assert "✗ Dirty, and nothing is written anywhere: expected 4096 → 0 KiB, observed 0 → 0 KiB" in lines
+    assert "✗ Dirty of the region: expected 4096 → 0 KiB, observed 0 → 0 KiB" in lines
     assert lines[-1] == "1 of 10 claims does not hold on Linux 6.14.0-paper (paper)."
 
 
@@ -289,7 +292,7 @@ def test_a_plain_terminal_gets_plain_letters():
     """Without arrows and check marks the transcript says the same."""
     text = "\n".join(format_run(run_experiment(EXPERIMENT, _PaperMachine()), ascii_only=True))
     assert text.isascii()
-    assert "+ RSS: 4096 -> 0 KiB" in text
+    assert "+ RSS of the region: 4096 -> 0 KiB" in text
 
 
 def test_a_run_without_claims_has_not_passed():
@@ -380,6 +383,21 @@ def test_the_configuration_decides_and_the_version_stands_in_for_it(version, arc
 def test_a_release_begins_with_its_version(release, version):
     """Distributions append what they like."""
     assert parse_version(release) == version
+
+
+@pytest.mark.parametrize(
+    ("files", "built_in"),
+    [
+        ({"/proc/config.gz": gzip.compress(b"CONFIG_KSM=y\n")}, True),
+        ({"/proc/config.gz": gzip.compress(b"CONFIG_SMP=y\n")}, False),
+        ({f"/boot/config-{os.uname().release}": b"CONFIG_KSM=y\n"}, True),
+        ({}, None),
+    ],
+)
+def test_the_configuration_is_read_where_the_kernel_or_its_distribution_put_it(monkeypatch, files, built_in):
+    """What is in neither place is not known, which is not the same as not set."""
+    monkeypatch.setattr("dontneed.kernel.build._read", files.get)
+    assert read_build_option("KSM") is built_in
 
 
 def test_an_option_is_set_or_it_is_not():

@@ -10,13 +10,19 @@ Kernel:
 
 from __future__ import annotations
 
+import sys
+from array import array
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from dontneed.kernel.procfs import ProcessDirectory
 
-_WORDS_BEFORE_NAME = 5
+_WORDS_BEFORE_NAME = 4
+_DIGITS = 12
+"""What most addresses have; numbers of one width stand together, since lines are in address order."""
+_HEAD = 2 * _DIGITS + 1
 
 
 class MapsTable:
@@ -28,11 +34,9 @@ class MapsTable:
 
     __slots__ = ("_lines", "ends", "starts")
 
-    def __init__(self, lines: list[list[bytes]]) -> None:
-        ranges = [words[0].split(b"-") for words in lines]
+    def __init__(self, lines: Sequence[bytes]) -> None:
         self._lines = lines
-        self.starts = [int(start, 16) for start, _ in ranges]
-        self.ends = [int(end, 16) for _, end in ranges]
+        self.starts, self.ends = _addresses(lines)
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -44,23 +48,21 @@ class MapsTable:
             Permissions as `rw-p`; offset in the file, in bytes; device as `fe:00`, in hexadecimal; inode; and name: a
             path, a word in brackets, or nothing. Bytes that are not UTF-8 become surrogates.
         """
-        words = self._lines[row]
-        name = words[5].decode("utf-8", "surrogateescape") if len(words) > _WORDS_BEFORE_NAME else ""
-        return words[1].decode("ascii"), int(words[2], 16), words[3].decode("ascii"), int(words[4]), name
-
-    def perms(self, row: int) -> str:
-        """The permissions of a mapping, as `words` gives them."""
-        return self._lines[row][1].decode("ascii")
+        _, _, rest = self._lines[row].partition(b" ")
+        words = rest.split(None, _WORDS_BEFORE_NAME)
+        name = words[_WORDS_BEFORE_NAME].decode("utf-8", "surrogateescape") if len(words) > _WORDS_BEFORE_NAME else ""
+        return words[0].decode("ascii"), int(words[1], 16), words[2].decode("ascii"), int(words[3]), name
 
     def classify(self, kind_of: Callable[[str, str], str]) -> list[str]:
-        """A word for every mapping by its name and permissions; mappings alike are asked for once."""
-        known: dict[tuple[bytes, bytes], str] = {}
+        """A word for every mapping by its name and permissions; lines alike are asked for once."""
+        known: dict[bytes, str] = {}
         kinds = []
-        for words in self._lines:
-            key = (words[5] if len(words) > _WORDS_BEFORE_NAME else b"", words[1])
-            kind = known.get(key)
+        for row, line in enumerate(self._lines):
+            _, _, rest = line.partition(b" ")
+            kind = known.get(rest)
             if kind is None:
-                kind = known[key] = kind_of(key[0].decode("utf-8", "surrogateescape"), key[1].decode("ascii"))
+                perms, _, _, _, name = self.words(row)
+                kind = known[rest] = kind_of(name, perms)
             kinds.append(kind)
         return kinds
 
@@ -68,7 +70,7 @@ class MapsTable:
 def parse_maps(text: bytes | Sequence[bytes]) -> MapsTable:
     """The mappings in the text of a maps file, or in the header lines of an smaps file."""
     lines = text.split(b"\n") if isinstance(text, bytes) else text
-    return MapsTable([line.split(None, 5) for line in lines if line])
+    return MapsTable([line for line in lines if line])
 
 
 def read_maps(process: ProcessDirectory) -> MapsTable:
@@ -78,3 +80,35 @@ def read_maps(process: ProcessDirectory) -> MapsTable:
         ProcessGone, NotPermitted: as `ProcessDirectory.read`.
     """
     return parse_maps(process.read("maps"))
+
+
+def _addresses(lines: Sequence[bytes]) -> tuple[list[int], list[int]]:
+    """The starts and the ends; numbers of twelve digits, which nearly all are, decoded together in half the time."""
+    first, last = 0, len(lines)
+    while first < last and not _is_usual(lines[first]):
+        first += 1
+    while last > first and not _is_usual(lines[last - 1]):
+        last -= 1
+    numbers = [
+        *_decode_each(lines[:first]),
+        *_decode_together(lines[first:last]),
+        *_decode_each(lines[last:]),
+    ]
+    return numbers[0::2], numbers[1::2]
+
+
+def _is_usual(line: bytes) -> bool:
+    return line[_DIGITS : _DIGITS + 1] == b"-" and line[_HEAD : _HEAD + 1] == b" "
+
+
+def _decode_each(lines: Sequence[bytes]) -> list[int]:
+    return [int(number, 16) for line in lines for number in line.partition(b" ")[0].split(b"-")]
+
+
+def _decode_together(lines: Sequence[bytes]) -> list[int]:
+    """Starts and ends in turn, of lines that all begin with two numbers of twelve digits."""
+    digits = b"-".join([b"", *(line[:_HEAD] for line in lines)]).replace(b"-", b"0000")
+    numbers = array("Q", bytes.fromhex(digits.decode("ascii")))
+    if sys.byteorder == "little":
+        numbers.byteswap()
+    return numbers.tolist()

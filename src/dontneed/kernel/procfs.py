@@ -41,7 +41,7 @@ class ProcessDirectory:
         self.pid = os.getpid() if pid is None else checked_pid(pid)
         try:
             self._fd = os.open(f"/proc/{self.pid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except FileNotFoundError:
+        except (FileNotFoundError, PermissionError):  # hidepid=2, hidepid=1
             raise _absent(self.pid) from None
 
     def __enter__(self) -> Self:
@@ -135,7 +135,7 @@ def checked_pid(pid: object) -> int:
     if pid <= 0:
         msg = f"a pid is positive, and {pid} is not"
         raise UsageError(msg)
-    largest = int(_read_text("/proc/sys/kernel/pid_max"))
+    largest = int(_read("/proc/sys/kernel/pid_max"))
     if pid > largest:
         msg = f"there is no process {pid}: pids of this system end at {largest}"
         raise ProcessGone(msg)
@@ -153,6 +153,6 @@ def _absent(pid: int) -> Exception:
     return ProcessGone(f"process {pid} is not in this /proc", hint="is /proc mounted for another pid namespace?")
 
 
-def _read_text(path: str) -> str:
-    with open(path, encoding="ascii") as file:
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
         return file.read()

@@ -14,6 +14,7 @@ from array import array
 from fcntl import ioctl
 
 from dontneed.abi.pagemap import PROCMAP_QUERY
+from dontneed.errors import ProcessGone
 from dontneed.records import Record
 from dontneed.units import PAGE_BYTES
 
@@ -104,6 +105,8 @@ def _query(fd: int, address: int) -> MappedPart | None:
     except OSError as error:
         if error.errno == errno.ENOENT:
             return None
+        if error.errno == errno.ESRCH:
+            raise ProcessGone("the process ended while a mapping of it was asked for") from None
         raise
     _, _, _, start, end, flags, page_bytes, _, _, _, _, name_bytes, _, _, _ = _STRUCT.unpack(query)
     return MappedPart(

@@ -4,8 +4,8 @@ Exact since 6.16. From 6.2 to 6.15 the RSS counters are per-CPU and may lag by s
 64 events a thread. `VmHWM` is not monotonic on 6.18: the stored peak is itself an approximate sum.
 
 Kernel:
-    fs/proc/task_mmu.c task_mem(), fs/proc/array.c do_task_stat(); proc(5). RssAnon and its kin since 4.5, VmSwap 2.6.34,
-    VmPin 3.2, HugetlbPages 4.4.
+    fs/proc/task_mmu.c task_mem(), fs/proc/array.c do_task_stat(); proc(5). RssAnon and its kin since 4.5, VmSwap
+    2.6.34, VmPin 3.2, HugetlbPages 4.4.
 """
 
 from __future__ import annotations

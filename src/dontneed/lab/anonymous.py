@@ -32,9 +32,9 @@ def perform(bench: Bench) -> None:
     refilled = bench.look("Write again: frames come back, for a fault each")
 
     full, empty, zeros, new = (seen.held(p) for seen in (touched, advised, read, refilled))
-    bench.claim("RSS", kib(SIZE, 0), kib(full.rss_bytes, empty.rss_bytes))
-    bench.claim("Dirty, and nothing is written anywhere", kib(SIZE, 0), kib(full.dirty_bytes, empty.dirty_bytes))
-    bench.claim("virtual size", kib(SIZE, SIZE), kib(full.size_bytes, empty.size_bytes))
+    bench.claim("RSS of the region", kib(SIZE, 0), kib(full.rss_bytes, empty.rss_bytes))
+    bench.claim("Dirty of the region", kib(SIZE, 0), kib(full.dirty_bytes, empty.dirty_bytes))
+    bench.claim("virtual size of the region", kib(SIZE, SIZE), kib(full.size_bytes, empty.size_bytes))
     bench.claim("the mapping stays", " ".join(full.mappings), " ".join(empty.mappings))
     bench.claim("bytes found afterwards", "0", " ".join(map(str, found.values)))
     bench.claim("pages that reading maps to the zero page", str(PAGES), str(zeros.present_pages))

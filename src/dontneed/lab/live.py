@@ -256,6 +256,7 @@ def _start_child() -> tuple[socket.socket, subprocess.Popen[bytes]]:
 def _say_goodbye(channel: socket.socket) -> None:
     """Close a channel, and wait for the other end to be closed: a process does that after it gave its memory back."""
     with channel:
+        channel.settimeout(_FAREWELL_SECONDS)
         try:
             channel.shutdown(socket.SHUT_WR)
             channel.recv(PACKET_BYTES)

@@ -91,14 +91,15 @@ def program(run: Run) -> list[str]:
 
 
 def _size(region: Region) -> str:
-    for unit, name, _ in _UNITS:
-        if region.size_bytes % unit == 0:
-            return f"{region.size_bytes // unit} {name}"
-    return str(region.size_bytes)
+    unit, name, _ = _unit(region)
+    return f"{region.size_bytes // unit} {name}"
 
 
 def _size_in_python(region: Region) -> str:
-    for unit, _, shift in _UNITS:
-        if region.size_bytes % unit == 0:
-            return f"{region.size_bytes // unit} << {shift}"
-    return str(region.size_bytes)
+    unit, _, shift = _unit(region)
+    return f"{region.size_bytes // unit} << {shift}"
+
+
+def _unit(region: Region) -> tuple[int, str, int]:
+    """The largest unit that a region is a whole number of; a page is so many KiB."""
+    return next(unit for unit in _UNITS if region.size_bytes % unit[0] == 0)

@@ -7,7 +7,7 @@ from dontneed.records import Record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from typing import overload
+    from typing import Any, overload
 
     from dontneed.kernel.maps import MapsTable
     from dontneed.kernel.smaps import SmapsCounters
@@ -109,6 +109,19 @@ class Mapping(Record):
     hugetlb_bytes: int
     smaps: SmapsCounters | None = None
 
+    __slots__ = ("_source",)  # where a row of a look gets its fields from, when they are asked for
+
+    def __getattr__(self, field: str) -> Any:
+        """A field that was not asked for before: taken from the columns of the look, and kept.
+
+        Python comes here only for a field that is not set, so a mapping that was made whole never does.
+        """
+        if field == "_source" or field not in Mapping._fields:
+            msg = f"a Mapping has no {field}"
+            raise AttributeError(msg)
+        mappings, row = self._source
+        return mappings.fill(self, row, field)
+
     @property
     def size_bytes(self) -> int:
         """Virtual size."""
@@ -119,6 +132,10 @@ class Mapping(Record):
         """MAP_SHARED: stores are seen by everyone who maps the same object."""
         return self.perms.endswith("s")
 
+
+_WORDS = ("perms", "offset", "device", "inode", "name")
+_blank = object.__new__
+_store = object.__setattr__
 
 if TYPE_CHECKING:
     _Rows = Sequence[Mapping]
@@ -161,19 +178,33 @@ class Mappings(_Rows):
         return map(self._mapping, range(len(self)))
 
     def _mapping(self, row: int) -> Mapping:
-        table, counted, kind = self._table, self._residency, self._kinds[row]
-        return Mapping(
-            table.starts[row],
-            table.ends[row],
-            *table.words(row),
-            kind,
-            counted.rss[row],
-            counted.swap[row],
-            counted.huge[row] if counted.huge is not None else None,
-            counted.zero[row] if counted.zero is not None else None,
-            counted.hugetlb.get(row, 0),
-            self._smaps[row] if self._smaps else None,
-        )
+        mapping = _blank(Mapping)
+        _store(mapping, "_source", (self, row))
+        return mapping
+
+    def fill(self, mapping: Mapping, row: int, field: str) -> Any:
+        """Set `field` of a mapping, with those that come from the same words; its value."""
+        if field in _WORDS:
+            for name, value in zip(_WORDS, self._table.words(row), strict=True):
+                _store(mapping, name, value)
+            return getattr(mapping, field)
+        value = self._column(row, field)
+        _store(mapping, field, value)
+        return value
+
+    def _column(self, row: int, field: str) -> Any:
+        if field == "start":
+            return self._table.starts[row]
+        if field == "end":
+            return self._table.ends[row]
+        if field == "kind":
+            return self._kinds[row]
+        if field == "smaps":
+            return self._smaps[row] if self._smaps else None
+        if field == "hugetlb_bytes":
+            return self._residency.hugetlb.get(row, 0)
+        column = getattr(self._residency, field.removesuffix("_bytes"))
+        return None if column is None else column[row]
 
     @property
     def sizes(self) -> list[int]:

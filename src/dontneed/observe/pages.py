@@ -13,6 +13,7 @@ from dontneed.units import PAGE_BYTES, round_down
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from typing import Any
 
     import numpy
 
@@ -33,7 +34,8 @@ class PageMap:
     Attributes:
         runs: a numpy structured array, a row for each run of pages alike, in address order. `start`, `end`: addresses;
             `frame`: the number of the first frame, the others follow it; 0 where frames are hidden or nothing is
-            present; and the booleans `present`, `swapped`, `file`, `exclusive`, `guard`.
+            present; and the booleans `present`, `swapped`, `file`, `exclusive`, `guard`, and `repeated`: all pages
+            are on that one frame, the zero page.
         frames_shown: whether the kernel let us see frame numbers (CAP_SYS_ADMIN).
     """
 
@@ -79,6 +81,9 @@ def read_page_map(process: ProcessDirectory, table: MapsTable) -> PageMap:
 def decode_entries(start: int, entries: Words) -> numpy.ndarray:
     """Pagemap entries of neighbouring pages as runs. Pure.
 
+    Two neighbours are linked when their entries differ by one (the next frame, in the same state) or not at all (the
+    same frame, a hidden one, nothing), or when both are swapped out; a run is a chain of links of one sort.
+
     Args:
         start: address of the first page.
         entries: uint64, one a page.
@@ -87,22 +92,45 @@ def decode_entries(start: int, entries: Words) -> numpy.ndarray:
     """
     import numpy as np
 
-    present = entries >= np.uint64(abi.PRESENT)
-    frames = np.where(present, entries & np.uint64(abi.PFN_MASK), np.uint64(0))
-    states = entries & np.uint64(_STATE_BITS)
-    # Within a run the state stays and the frame grows by one; a hidden frame, or a swap entry, stays 0.
-    step = np.diff(frames)
-    alike = (states[1:] == states[:-1]) & ((step == 1) | ((frames[1:] == 0) & (frames[:-1] == 0)))
-    first = np.flatnonzero(np.concatenate(([True], ~alike))) if len(entries) else np.zeros(0, np.intp)
+    if not len(entries):
+        return np.zeros(0, _row_type())
+    step = entries[1:] - entries[:-1]
+    link = (step == 1).view(np.uint8) * np.uint8(_FOLLOWS) + (step == 0).view(np.uint8) * np.uint8(_SAME)
+    link[_both_swapped(entries)] = _SWAPPED
+    cut = link == 0
+    cut[1:] |= (link[1:] != link[:-1]) & (link[:-1] != 0)
+    first = np.flatnonzero(np.concatenate(([True], cut)))
     last = np.append(first[1:], len(entries))
-    there = states[first] != 0
+    there = entries[first] & np.uint64(abi.PRESENT | abi.SWAP | abi.GUARD) != 0
     first, last = first[there], last[there]
+    return _rows(start, first, last, entries[first], repeated=entries[last - 1] == entries[first])
+
+
+_FOLLOWS, _SAME, _SWAPPED = 1, 2, 3
+
+
+def _both_swapped(entries: Words) -> numpy.ndarray[Any, numpy.dtype[numpy.bool_]]:
+    """Which neighbours are both swapped out: their entries say where to, and that may be anywhere."""
+    import numpy as np
+
+    swapped = (entries & np.uint64(abi.SWAP | abi.GUARD)) == np.uint64(abi.SWAP)
+    both: numpy.ndarray[Any, numpy.dtype[numpy.bool_]] = swapped[1:] & swapped[:-1]
+    return both
+
+
+def _rows(
+    start: int, first: numpy.ndarray, last: numpy.ndarray, entries: Words, *, repeated: numpy.ndarray
+) -> numpy.ndarray:
+    """Runs as rows, from the numbers of their first pages and of those behind their last, and their first entries."""
+    import numpy as np
+
     rows = np.zeros(len(first), _row_type())
     rows["start"] = np.uint64(start) + first.astype(np.uint64) * np.uint64(PAGE_BYTES)
     rows["end"] = np.uint64(start) + last.astype(np.uint64) * np.uint64(PAGE_BYTES)
-    rows["frame"] = frames[first]
+    rows["frame"] = np.where(entries >= np.uint64(abi.PRESENT), entries & np.uint64(abi.PFN_MASK), np.uint64(0))
+    rows["repeated"] = repeated & (last - first > 1) & (rows["frame"] != 0)
     for name, bit in _STATE_NAMES:
-        rows[name] = states[first] & np.uint64(bit) != 0
+        rows[name] = entries & np.uint64(bit) != 0
     return rows
 
 
@@ -118,7 +146,8 @@ _STATE_NAMES = (
 def _row_type() -> numpy.dtype[numpy.void]:
     import numpy as np
 
-    return np.dtype([("start", "<u8"), ("end", "<u8"), ("frame", "<u8"), *((name, "?") for name, _ in _STATE_NAMES)])
+    states = ((name, "?") for name, _ in _STATE_NAMES)
+    return np.dtype([("start", "<u8"), ("end", "<u8"), ("frame", "<u8"), *states, ("repeated", "?")])
 
 
 def _populated(fd: int, table: MapsTable) -> Iterator[tuple[int, int]]:

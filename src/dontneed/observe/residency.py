@@ -139,7 +139,7 @@ def _set_apart(process: ProcessDirectory, fd: int, table: MapsTable, kinds: list
             continue
         if kind == "vvar":
             counted.rss[row] = 0
-        elif kind == "device" and table.perms(row).endswith("s") and counted.method == "PAGEMAP_SCAN":
+        elif kind == "device" and table.words(row)[0].endswith("s") and counted.method == "PAGEMAP_SCAN":
             counted.rss[row] = present_in_file(fd, table.starts[row], table.ends[row])
         elif kind in _MAYBE_HUGETLB and (counted.huge is None or counted.huge[row] == present):
             doubtful.append(row)
@@ -253,20 +253,29 @@ def _add_window(counted: Residency, table: MapsTable, window: array[int]) -> Non
     last = len(starts) - 1
     runs = iter(window)
     for start, end, categories in zip(runs, runs, runs, strict=True):
-        at = start
-        while at < end:
-            while ends[row] <= at and row < last:
-                row += 1
-            if starts[row] <= at < ends[row]:
-                upto = min(end, ends[row])
-                if categories == abi.IS_PRESENT:  # nearly all
-                    rss[row] += upto - at
-                else:
-                    _add_run(counted, row, upto - at, categories)
-            else:  # in a gap of the table, or behind its end
-                upto = min(end, starts[row]) if at < starts[row] else end
-                counted.unmatched_bytes += upto - at
-            at = upto
+        while ends[row] <= start and row < last:
+            row += 1
+        if categories == abi.IS_PRESENT and starts[row] <= start and end <= ends[row]:  # nearly all
+            rss[row] += end - start
+        else:
+            row = _add_across(counted, table, row, start, end, categories)
+
+
+def _add_across(counted: Residency, table: MapsTable, row: int, start: int, end: int, categories: int) -> int:
+    """Add a run that may reach from mapping `row` into later ones, or lie in no mapping; the row where it ends."""
+    starts, ends = table.starts, table.ends
+    last = len(starts) - 1
+    while start < end:
+        while ends[row] <= start and row < last:
+            row += 1
+        if starts[row] <= start < ends[row]:
+            upto = min(end, ends[row])
+            _add_run(counted, row, upto - start, categories)
+        else:  # in a gap of the table, or behind its end
+            upto = min(end, starts[row]) if start < starts[row] else end
+            counted.unmatched_bytes += upto - start
+        start = upto
+    return row
 
 
 def _add_alike(counted: Residency, row: int, window: array[int]) -> bool:

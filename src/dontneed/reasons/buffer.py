@@ -151,7 +151,7 @@ def _refuse_protected(process: ProcessDirectory, mapped: list[MappedPart]) -> No
             msg = f"the memory at {where} is locked (mlock): someone wants it to stay"
             hint = "munlock it first, or drop it all the same: dontneed.advise(buffer, Advice.DONTNEED_LOCKED)"
             raise BufferRefused(msg, hint=hint)
-        if "sealed" in counted.flags and "w" not in table.perms(row):
+        if "sealed" in counted.flags and "w" not in table.words(row)[0]:
             msg = f"the memory at {where} is sealed (mseal) and read-only: its contents cannot be given up"
             raise BufferRefused(msg, hint="only the end of the process takes it away")
 

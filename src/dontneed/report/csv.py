@@ -7,12 +7,13 @@ import io
 
 from dontneed.kernel.smaps import SmapsCounters
 from dontneed.observe.mapping import Mapping
+from dontneed.report.table import escaped
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_FIELDS = tuple(field for field in Mapping._fields if field != "smaps")
+_FIELDS = (*(field for field in Mapping._fields if field != "smaps"), "size_bytes")
 _SMAPS_FIELDS = tuple(field for field in SmapsCounters._fields if field not in (*_FIELDS, "flags"))
 
 
@@ -26,6 +27,7 @@ def format_csv(mappings: Iterable[Mapping]) -> str:
     for mapping in mappings:
         row = mapping.as_dict()
         row.update(start=f"{mapping.start:x}", end=f"{mapping.end:x}", name=_escaped(mapping.name))
+        row["size_bytes"] = mapping.size_bytes
         cells = [row[field] for field in _FIELDS]
         if detailed and mapping.smaps:
             cells += [getattr(mapping.smaps, field) for field in _SMAPS_FIELDS]

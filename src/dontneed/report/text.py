@@ -50,17 +50,21 @@ def format_difference(difference: Difference) -> list[str]:
         if value
     ]
     changes = [
-        *(("gone", mapping, -mapping.size_bytes, -mapping.rss_bytes) for mapping in difference.gone),
-        *(("come", mapping, mapping.size_bytes, mapping.rss_bytes) for mapping in difference.come),
-        *(("changed", change.after, change.size_bytes, change.rss_bytes) for change in difference.changed),
+        *(("gone", each, (-each.rss_bytes, -each.size_bytes, -each.swap_bytes)) for each in difference.gone),
+        *(("come", each, (each.rss_bytes, each.size_bytes, each.swap_bytes)) for each in difference.come),
+        *(("changed", each.after, (each.rss_bytes, each.size_bytes, each.swap_bytes)) for each in difference.changed),
     ]
     if not changes:
         return [*lines, "no mapping came, went or changed"]
+    swapped = any(swap for _, _, (_, _, swap) in changes)
+    amounts = ("RSS", "SIZE", "SWAP") if swapped else ("RSS", "SIZE")
     rows = [
-        (_plus(rss), _plus(size), what, mapping.kind, f"{mapping.start:x}", printable(mapping.name))
-        for what, mapping, size, rss in sorted(changes, key=lambda change: -abs(change[3]))
+        (*map(_plus, change[: len(amounts)]), what, mapping.kind, f"{mapping.start:x}", printable(mapping.name))
+        for what, mapping, change in sorted(changes, key=lambda change: -abs(change[2][0]))
     ]
-    return [*lines, "", *format_table(("RSS", "SIZE", "", "KIND", "ADDRESS", "NAME"), rows, left=(2, 3, 4, 5))]
+    words = range(len(amounts), len(amounts) + 4)
+    table = format_table((*amounts, "", "KIND", "ADDRESS", "NAME"), rows, left=words)
+    return [*lines, "", *table] if lines else table
 
 
 def format_receipt(receipt: Receipt) -> list[str]:
