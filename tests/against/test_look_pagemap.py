@@ -94,17 +94,15 @@ def test_runs_are_in_order_and_apart(zoo) -> None:
     assert (runs["end"][:-1] <= runs["start"][1:]).all()
 
 
-def test_neighbouring_runs_differ(zoo) -> None:
-    """Two runs that touch differ in a state or are not on neighbouring frames: alike, they would be one."""
-    runs = look(zoo.pid, pages=True).pages.runs
-    before, after = runs[:-1], runs[1:]
-    frames = (before["end"] - before["start"]) // np.uint64(PAGE) * (before["frame"] != 0)
-    alike = before["end"] == after["start"]
-    alike &= before["end"] % np.uint64(1 << 30) != 0  # where the reading is cut
-    alike &= before["frame"] + frames == after["frame"]
-    for name in STATES:
-        alike &= before[name] == after[name]
-    assert runs[1:][alike].tolist() == []
+def test_pages_alike_are_one_run(zoo) -> None:
+    """Of zero pages, on one frame; of a huge page, on 512 frames in a row; of pages without a frame to show."""
+    pages = look(zoo.pid, pages=True).pages
+    found = {name: pages.within(start, start + size * PAGE).tolist() for name, start, size in (
+        ("zero_pages", zoo.start_of("zero_pages"), 40),
+        ("huge", zoo.start_of("huge"), 512),
+        ("guarded", zoo.start_of("guarded") + 8 * PAGE, 8),
+    )}  # fmt: skip
+    assert {name: len(runs) for name, runs in found.items()} == dict.fromkeys(found, 1)
 
 
 @pytest.mark.needs_kernel("6.15")

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from dontneed.kernel.procfs import ProcessDirectory
+from dontneed.kernel.procmap import read_mappings_at, read_parts
 from dontneed.observe.address_space import look
 
 PAGE = 4096
@@ -73,6 +75,29 @@ def test_the_words_of_every_line_are_those_of_the_kernel(zoo, smaps) -> None:
 
 def _bytes(name: str) -> bytes:
     return name.encode("utf-8", "surrogateescape")
+
+
+@pytest.mark.needs_kernel("6.11")
+def test_one_mapping_is_asked_for_as_the_file_prints_it(zoo) -> None:
+    """PROCMAP_QUERY by address: words and page size of every mapping but vsyscall, which it does not know."""
+    told = [each for each in smaps_of(zoo.pid, "KernelPageSize") if each["name"] != b"[vsyscall]"]
+    with ProcessDirectory(zoo.pid) as process:
+        seen = read_mappings_at(process, [each["start"] for each in told])
+        inside = [read_parts(process, each["start"], each["end"]) for each in told]
+    assert [(each["start"], each["end"], each["perms"], each["name"], each["KernelPageSize"]) for each in told] == [
+        (each.start, each.end, each.perms, _bytes(each.name), each.page_bytes) for each in seen
+    ]
+    assert inside == [[each] for each in seen]
+
+
+def test_a_range_is_divided_as_its_mappings_are(zoo) -> None:
+    """From the middle of one mapping to the middle of another: its parts, cut at both ends, and no holes."""
+    told = [(each["start"], each["end"], each["perms"]) for each in smaps_of(zoo.pid, "none")]
+    row = next(row for row, (start, _, _) in enumerate(told) if start == zoo.start_of("anonymous"))
+    start, end = told[row - 1][0], told[row + 4][1] - PAGE
+    with ProcessDirectory(zoo.pid) as process:
+        parts = [(part.start, part.end, part.perms) for part in read_parts(process, start, end)]
+    assert parts == [*told[row - 1 : row + 4], (told[row + 4][0], end, told[row + 4][2])]
 
 
 @pytest.mark.parametrize("method", [SCAN, "smaps"])

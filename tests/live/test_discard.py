@@ -64,7 +64,7 @@ BUFFERS = {
     "bytearray": lambda: bytearray(ODD),
     "memoryview": lambda: memoryview(bytearray(ODD))[3:],
     "array.array": lambda: array.array("d", bytes(ODD)),
-    "ctypes": lambda: (ctypes.c_double * (ODD // 8))(),
+    "ctypes": ctypes.c_double * (ODD // 8),
     "mmap": lambda: mmap.mmap(-1, ODD, flags=PRIVATE),
     "arrow": lambda: pyarrow.allocate_buffer(ODD),
 }
@@ -237,7 +237,8 @@ def eager_khugepaged():
 
 @pytest.mark.needs_root
 @pytest.mark.needs_feature("transparent huge pages")
-def test_what_khugepaged_takes_back_is_refaulted(during_the_watch, eager_khugepaged):
+@pytest.mark.usefixtures("eager_khugepaged")
+def test_what_khugepaged_takes_back_is_refaulted(during_the_watch):
     """Half a huge page that was given up is whole again soon: nobody touched it."""
     memory = huge_page()
     memory.obj.madvise(mmap.MADV_HUGEPAGE)

@@ -45,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain(error)
         return error.exit_code
     except OSError as error:
-        _abandon_output()
+        if error.errno in _OUTPUT_TROUBLES:
+            _abandon_output()
         refused = _in_words(error)
         _complain(refused)
         return refused.exit_code

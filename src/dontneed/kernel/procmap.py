@@ -113,7 +113,7 @@ def _query(fd: int, address: int) -> MappedPart | None:
         start,
         end,
         "".join(letter if flags & bit else "-" for bit, letter in _PERMS) + ("s" if flags & _SHARED else "p"),
-        name.tobytes()[: max(0, name_bytes - 1)].decode("utf-8", "surrogateescape"),
+        name.tobytes()[: max(0, name_bytes - 1)].replace(b"\n", b"\\012").decode("utf-8", "surrogateescape"),
         page_bytes,
     )
 

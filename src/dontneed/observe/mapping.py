@@ -109,18 +109,17 @@ class Mapping(Record):
     hugetlb_bytes: int
     smaps: SmapsCounters | None = None
 
-    __slots__ = ("_source",)  # where a row of a look gets its fields from, when they are asked for
+    __slots__ = ("_look", "_row")  # where a row of a look gets its fields from, when they are asked for
 
     def __getattr__(self, field: str) -> Any:
         """A field that was not asked for before: taken from the columns of the look, and kept.
 
         Python comes here only for a field that is not set, so a mapping that was made whole never does.
         """
-        if field == "_source" or field not in Mapping._fields:
+        if field not in _FIELDS:
             msg = f"a Mapping has no {field}"
             raise AttributeError(msg)
-        mappings, row = self._source
-        return mappings.fill(self, row, field)
+        return self._look.fill(self, self._row, field)
 
     @property
     def size_bytes(self) -> int:
@@ -133,6 +132,7 @@ class Mapping(Record):
         return self.perms.endswith("s")
 
 
+_FIELDS = frozenset(Mapping._fields)
 _WORDS = ("perms", "offset", "device", "inode", "name")
 _blank = object.__new__
 _store = object.__setattr__
@@ -146,7 +146,7 @@ else:
 class Mappings(_Rows):
     """The mappings of an address space in address order: columns, and a `Mapping` when one is asked for."""
 
-    __slots__ = ("_kinds", "_residency", "_smaps", "_table")
+    __slots__ = ("_columns", "_kinds", "_residency", "_table")
 
     def __init__(
         self, table: MapsTable, kinds: list[str], residency: Residency, smaps: list[SmapsCounters] | None
@@ -154,7 +154,16 @@ class Mappings(_Rows):
         self._table = table
         self._kinds = kinds
         self._residency = residency
-        self._smaps = smaps
+        self._columns: dict[str, Sequence[Any] | None] = {
+            "start": table.starts,
+            "end": table.ends,
+            "kind": kinds,
+            "rss_bytes": residency.rss,
+            "swap_bytes": residency.swap,
+            "huge_bytes": residency.huge,
+            "zero_bytes": residency.zero,
+            "smaps": smaps,
+        }
 
     def __len__(self) -> int:
         return len(self._table)
@@ -179,32 +188,24 @@ class Mappings(_Rows):
 
     def _mapping(self, row: int) -> Mapping:
         mapping = _blank(Mapping)
-        _store(mapping, "_source", (self, row))
+        _store(mapping, "_look", self)
+        _store(mapping, "_row", row)
         return mapping
 
     def fill(self, mapping: Mapping, row: int, field: str) -> Any:
-        """Set `field` of a mapping, with those that come from the same words; its value."""
+        """Set `field` of a mapping, and the others that come from the same words; its value."""
         if field in _WORDS:
-            for name, value in zip(_WORDS, self._table.words(row), strict=True):
-                _store(mapping, name, value)
+            for name, word in zip(_WORDS, self._table.words(row), strict=True):
+                _store(mapping, name, word)
             return getattr(mapping, field)
-        value = self._column(row, field)
+        value: Any
+        if field == "hugetlb_bytes":
+            value = self._residency.hugetlb.get(row, 0)
+        else:
+            column = self._columns[field]
+            value = None if column is None else column[row]
         _store(mapping, field, value)
         return value
-
-    def _column(self, row: int, field: str) -> Any:
-        if field == "start":
-            return self._table.starts[row]
-        if field == "end":
-            return self._table.ends[row]
-        if field == "kind":
-            return self._kinds[row]
-        if field == "smaps":
-            return self._smaps[row] if self._smaps else None
-        if field == "hugetlb_bytes":
-            return self._residency.hugetlb.get(row, 0)
-        column = getattr(self._residency, field.removesuffix("_bytes"))
-        return None if column is None else column[row]
 
     @property
     def sizes(self) -> list[int]:

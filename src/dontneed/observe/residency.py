@@ -18,7 +18,7 @@ from dontneed.units import GIB, MIB, PAGE_BYTES
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from array import array
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from dontneed.kernel.maps import MapsTable
     from dontneed.kernel.procfs import ProcessDirectory
@@ -36,7 +36,8 @@ _LARGEST_READ_BYTES = 64 * GIB
 """More address space than this is not read entry by entry: 8 bytes a page, present or not."""
 _CHUNK_BYTES = 512 * MIB
 
-_MAYBE_HUGETLB = ("file", "shared memory")
+_APART = frozenset(("hugetlb", "vvar", "device", "file", "shared memory"))
+"""Kinds of which some pages are not counted as RSS; files and memfds may be hugetlb."""
 
 _STATES = abi.IS_PRESENT | abi.IS_SWAPPED | abi.IS_ZERO | abi.IS_GUARD
 
@@ -131,17 +132,18 @@ def _count_by_pagemap(
 
 def _set_apart(process: ProcessDirectory, fd: int, table: MapsTable, kinds: list[str], counted: Residency) -> None:
     """Take out of RSS what the kernel does not count there: hugetlb pages, and frames without page structures."""
-    hugetlb = [row for row, kind in enumerate(kinds) if kind == "hugetlb"]
+    hugetlb = []
     doubtful = []
-    for row, present in enumerate(counted.rss):
-        kind = kinds[row]
-        if not present:
-            continue
-        if kind == "vvar":
+    for row in [row for row, kind in enumerate(kinds) if kind in _APART]:
+        kind, present = kinds[row], counted.rss[row]
+        if kind == "hugetlb":
+            hugetlb.append(row)
+        elif kind == "vvar":
             counted.rss[row] = 0
-        elif kind == "device" and table.words(row)[0].endswith("s") and counted.method == "PAGEMAP_SCAN":
-            counted.rss[row] = present_in_file(fd, table.starts[row], table.ends[row])
-        elif kind in _MAYBE_HUGETLB and (counted.huge is None or counted.huge[row] == present):
+        elif kind == "device":
+            if present and table.words(row)[0].endswith("s") and counted.method == "PAGEMAP_SCAN":
+                counted.rss[row] = present_in_file(fd, table.starts[row], table.ends[row])
+        elif present and (counted.huge is None or counted.huge[row] == present):
             doubtful.append(row)
     for row in (*hugetlb, *_hugetlb_among(process, table, doubtful)):
         kinds[row] = "hugetlb"
@@ -184,13 +186,14 @@ def count_by_entries(fd: int, table: MapsTable) -> Residency | None:
 
     Huge and zero pages cannot be told from others here, and a zero page counts as resident.
     """
-    if sum(end - start for start, end in _rows(table)) > _LARGEST_READ_BYTES:
+    spans = [(start, end) for start, end in zip(table.starts, table.ends, strict=True) if end <= USER_SPACE_END]
+    if sum(end - start for start, end in spans) > _LARGEST_READ_BYTES:
         return None
     import numpy as np
 
     counted = Residency("pagemap", len(table))
     counted.huge = counted.zero = None
-    for row, (start, end) in enumerate(_rows(table)):
+    for row, (start, end) in enumerate(spans):
         for chunk in range(start, end, _CHUNK_BYTES):
             entries = read_entries(fd, chunk, min(end, chunk + _CHUNK_BYTES))
             swapped = (entries & np.uint64(abi.SWAP | abi.GUARD)) == np.uint64(abi.SWAP)
@@ -227,20 +230,18 @@ def present_in_file(fd: int, start: int, end: int) -> int:
 
 def walked_ranges(table: MapsTable) -> Iterator[tuple[int, int]]:
     """Ranges that cover all user mappings of `table`, without the largest gaps between them."""
-    begin = reached = None
-    for start, end in _rows(table):
-        if begin is None or reached is None:
-            begin = start
-        elif start - reached > _GAP_BYTES:
-            yield begin, reached
-            begin = start
-        reached = end
-    if begin is not None and reached is not None:
-        yield begin, reached
-
-
-def _rows(table: MapsTable) -> Iterable[tuple[int, int]]:
-    return ((start, end) for start, end in zip(table.starts, table.ends, strict=True) if end <= USER_SPACE_END)
+    starts, ends = table.starts, table.ends
+    last = len(ends)
+    while last and ends[last - 1] > USER_SPACE_END:
+        last -= 1
+    gaps = [
+        row
+        for row, (end, start) in enumerate(zip(ends[: last - 1], starts[1:last], strict=True), 1)
+        if start - end > _GAP_BYTES
+    ]
+    for first, behind in zip([0, *gaps], [*gaps, last], strict=True):
+        if first < behind:
+            yield starts[first], ends[behind - 1]
 
 
 def _add_window(counted: Residency, table: MapsTable, window: array[int]) -> None:
@@ -255,10 +256,12 @@ def _add_window(counted: Residency, table: MapsTable, window: array[int]) -> Non
     for start, end, categories in zip(runs, runs, runs, strict=True):
         while ends[row] <= start and row < last:
             row += 1
-        if categories == abi.IS_PRESENT and starts[row] <= start and end <= ends[row]:  # nearly all
+        if not (starts[row] <= start and end <= ends[row]):
+            row = _add_across(counted, table, row, start, end, categories)
+        elif categories == abi.IS_PRESENT:  # nearly all
             rss[row] += end - start
         else:
-            row = _add_across(counted, table, row, start, end, categories)
+            _add_run(counted, row, end - start, categories)
 
 
 def _add_across(counted: Residency, table: MapsTable, row: int, start: int, end: int, categories: int) -> int:

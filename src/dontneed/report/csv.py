@@ -7,7 +7,6 @@ import io
 
 from dontneed.kernel.smaps import SmapsCounters
 from dontneed.observe.mapping import Mapping
-from dontneed.report.table import escaped
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
