@@ -6,14 +6,13 @@ Both write to a file; the interpreter's start is in the time.
 from __future__ import annotations
 
 import shutil
-import sysconfig
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dontneed
 from comparing import Case, Target, at_least_times, at_most
 from look_running import described
 from measuring import alternate, command
+from programs import BUILD
 
 if TYPE_CHECKING:
     from comparing import Comparison
@@ -24,8 +23,9 @@ HOLDS = ("mappings", "pages", "nothing")
 
 COMMAND, PMAP = "dontneed look", "pmap -x"
 
-SCRIPT = str(Path(sysconfig.get_path("scripts")) / "dontneed")
-"""The command as pip installed it for this interpreter."""
+INSTALLED = BUILD / "installed" / "bin"
+"""dontneed as a user installs it; `setup.sh` makes it."""
+SCRIPT = str(INSTALLED / "dontneed")
 
 
 def run(options: Options) -> list[Comparison]:

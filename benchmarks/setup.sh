@@ -1,5 +1,6 @@
 #!/bin/sh
-# setup.sh PYTHON: what the benchmarks are held against (pmap, psutil) and built with (gcc), installed where it is missing.
+# setup.sh PYTHON: what the benchmarks are held against (pmap, psutil) and built with (gcc), installed where it is missing;
+# and dontneed as a user installs it, for what a cold command costs: no hooks of a developer's environment, and compiled.
 
 set -eu
 cd "$(dirname "$0")/.."
@@ -13,5 +14,8 @@ if [ -n "$missing" ]; then
     # shellcheck disable=SC2086 # a list of names
     tools/packages.sh $missing || { echo "benchmarks: try: apt-get install$missing, as root" >&2; exit 1; }
 fi
+
+"$python" -m venv --clear build/benchmarks/installed
+build/benchmarks/installed/bin/python -m pip install --quiet --disable-pip-version-check --no-deps .
 
 "$python" -c 'import psutil' 2>/dev/null || "$python" -m pip install --quiet --disable-pip-version-check 'psutil>=6'

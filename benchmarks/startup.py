@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 from comparing import Case, at_most_more
-from look_cold import SCRIPT
+from look_cold import INSTALLED, SCRIPT
 from measuring import alternate, command
 
 if TYPE_CHECKING:
@@ -21,9 +20,10 @@ BARE, IMPORT, HELP = "python -c pass", "import dontneed", "dontneed --help"
 
 def run(options: Options) -> list[Comparison]:
     """Start each, several times as often as others are measured: it takes little, and differences are asked for."""
+    python = str(INSTALLED / "python")
     runners = [
-        command(BARE, sys.executable, "-c", "pass"),
-        command(IMPORT, sys.executable, "-c", "import dontneed"),
+        command(BARE, python, "-c", "pass"),
+        command(IMPORT, python, "-c", "import dontneed"),
         command(HELP, SCRIPT, "--help"),
     ]
     case = Case(QUESTION, "a fresh process", alternate(runners, 3 * options.rounds))

@@ -238,15 +238,23 @@ def test_the_totals_are_those_of_the_rollup(zoo, at_one_moment) -> None:
 @pytest.mark.needs_kernel("6.7")
 def test_twenty_thousand_mappings_are_counted_one_by_one(crowd, at_one_moment) -> None:
     """As many as a crowded process has, by every method; most runs of pages end where the next mapping begins."""
-    told, seen = at_one_moment(
+    told, (scanned, plain, counted) = at_one_moment(
         lambda: [(each["start"], each["Rss"]) for each in smaps_of(crowd, "Rss")],
         lambda: [look(crowd, method=method) for method in ("PAGEMAP_SCAN", "pagemap", "smaps")],
     )
     assert len(told) > 20_000
-    for space in seen:
-        crowded = [(each.start, each.rss_bytes) for each in space.mappings]
-        assert [pair for pair, row in zip(crowded, told, strict=True) if pair != row] == []
-        assert space.drift.unmatched_bytes == 0
+    assert rss_that_differs(scanned, told) == []
+    assert rss_that_differs(counted, told) == []
+    zeros = [each.zero_bytes for each in scanned.mappings]
+    with_zeros = [(start, rss + zero) for (start, rss), zero in zip(told, zeros, strict=True)]
+    assert rss_that_differs(plain, with_zeros) == []
+    assert {space.drift.unmatched_bytes for space in (scanned, plain, counted)} == {0}
+
+
+def rss_that_differs(space, told: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Start and RSS of the mappings whose RSS is another than was told."""
+    seen = [(each.start, each.rss_bytes) for each in space.mappings]
+    return [mapping for mapping, row in zip(seen, told, strict=True) if mapping != row]
 
 
 @pytest.mark.needs_kernel("6.7")

@@ -111,12 +111,10 @@ def guarded():
 
 def thread_stacks():
     """Two threads, blocked for ever; where their stacks are, the kernel knows."""
+    barrier = threading.Barrier(3)
     for _ in range(2):
-        started, never = threading.Event(), threading.Event()
-        thread = threading.Thread(target=lambda: (started.set(), never.wait()), daemon=True)
-        thread.start()
-        started.wait()
-        held.append(thread)
+        threading.Thread(target=lambda: (barrier.wait(), barrier.wait()), daemon=True).start()
+    barrier.wait()
     return 0, 0
 
 
@@ -163,7 +161,7 @@ def hugetlb_shared():
 
 
 def hugetlb_memfd():
-    """hugetlb that is called like any memfd."""
+    """Huge pages in a file that is called like any memfd."""
     fd = os.memfd_create("hugetlb", MFD_HUGETLB)
     os.ftruncate(fd, HUGE)
     return written(place(HUGE, flags=SHARED, fd=fd, align=HUGE), HUGE), HUGE
@@ -192,7 +190,8 @@ def dev_zero():
 
 
 def dev_shm():
-    return written(place(16 * PAGE, flags=SHARED, fd=file("dontneed-zoo", "/dev/shm", keep=False)), 16 * PAGE), 16 * PAGE
+    fd = file("dontneed-zoo", "/dev/shm", keep=False)
+    return written(place(16 * PAGE, flags=SHARED, fd=fd), 16 * PAGE), 16 * PAGE
 
 
 def file_shared():
@@ -212,10 +211,8 @@ def file_deleted():
 
 def odd_names():
     """Files with names that no parser likes; the last one's place is told, all are in maps."""
-    names = (b"two words", b" leading and trailing ", b"new\nline", b"really (deleted)", b"not utf-8 \xff\xfe", b"tab\there",
-             b"back\\slash", b"a:b-c", b"%s{0}", b"\x1b[31mred", b"[heap]", "größer €".encode())  # fmt: skip
     start = 0
-    for name in names:
+    for name in ODD_NAMES:
         start = touched(place(PAGE, READ, flags=PRIVATE, fd=file(name, pages=1)), PAGE)
     return start, PAGE
 
@@ -333,14 +330,57 @@ def check(result):
     return result
 
 
+ODD_NAMES = (
+    b"two words",
+    b" leading and trailing ",
+    b"new\nline",
+    b"really (deleted)",
+    b"not utf-8 \xff\xfe",
+    b"tab\there",
+    b"back\\slash",
+    b"a:b-c",
+    b"%s{0}",
+    b"\x1b[31mred",
+    b"[heap]",
+    "größer €".encode(),
+)
+
 arena = [mapped(None, ARENA, NONE, PRIVATE | ANONYMOUS, -1)]
 """Where the next animal goes; the memory between two of them may not be touched."""
 
 ANIMALS = (
-    anonymous, scattered, read_only, reserved, zero_pages, zero_and_written, locked, lazily_freed, guarded, thread_stacks,
-    huge, huge_zero, half_released, collapsed_memfd, hugetlb_private, hugetlb_shared, hugetlb_memfd,
-    shared_anonymous, memfd_shared, memfd_private, dev_zero, dev_shm, file_shared, file_private, file_deleted, odd_names,
-    split_heap, perf_ring, aio_ring, secret, swapped, swapped_shared,
-)  # fmt: skip
+    anonymous,
+    scattered,
+    read_only,
+    reserved,
+    zero_pages,
+    zero_and_written,
+    locked,
+    lazily_freed,
+    guarded,
+    thread_stacks,
+    huge,
+    huge_zero,
+    half_released,
+    collapsed_memfd,
+    hugetlb_private,
+    hugetlb_shared,
+    hugetlb_memfd,
+    shared_anonymous,
+    memfd_shared,
+    memfd_private,
+    dev_zero,
+    dev_shm,
+    file_shared,
+    file_private,
+    file_deleted,
+    odd_names,
+    split_heap,
+    perf_ring,
+    aio_ring,
+    secret,
+    swapped,
+    swapped_shared,
+)
 
 main()

@@ -75,12 +75,14 @@ def complaint(done: subprocess.CompletedProcess[str]) -> tuple[int, str]:
         (("doctor", "1"), "unrecognized arguments: 1"),
     ],
 )
-def test_a_wrong_call_is_shown_the_usage(words, said):
+def test_a_wrong_call_is_shown_the_usage(capsys, words, said):
     """Exit code 2, the usage, and what is wrong with it."""
-    done = run(*words)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("usage: dontneed")
-    assert said in done.stderr.splitlines()[-1]
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    printed = capsys.readouterr()
+    assert (ended.value.code, printed.out) == (2, "")
+    assert printed.err.startswith("usage: dontneed")
+    assert said in printed.err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
@@ -98,9 +100,10 @@ def test_a_wrong_call_is_shown_the_usage(words, said):
     ],
 )
 @pytest.mark.parametrize("option", [(), ("--json",)], ids=["plain", "parsed"])
-def test_what_cannot_be_a_pid_is_said_to_be_none(pid, code, sentence, option):
+def test_what_cannot_be_a_pid_is_said_to_be_none(capsys, pid, code, sentence, option):
     """Text is wrong use, and a number larger than any pid is nobody; with the parser and on the way without it."""
-    told_code, told = complaint(run("look", pid, *option))
+    told_code = main(["look", pid, *option])
+    told_code, told = complaint(subprocess.CompletedProcess((), told_code, *capsys.readouterr()))
     assert told_code == code
     assert told == sentence if sentence else told.startswith(f"there is no process {pid}: ")
 
@@ -243,11 +246,14 @@ def test_with_standard_error_closed_the_exit_code_still_tells():
 def test_what_a_system_call_refuses_is_said_in_a_sentence():
     """No floor has words for a process that may open no file; there is a sentence all the same."""
     code = """if True:
-        import resource, sys
+        import resource
         from dontneed.cli.main import main
         import dontneed.cli.look, dontneed.report.table
-        resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
-        raise SystemExit(main(["look", "1"]))
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        code = main(["look", "1"])
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        raise SystemExit(code)
     """
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS

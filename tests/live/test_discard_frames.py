@@ -13,6 +13,8 @@ import os
 import numpy as np
 import pytest
 
+from dontneed.kernel.kpage import read_frame_flags, read_map_counts
+
 from .conftest import (
     ANON,
     HUGE,
@@ -226,3 +228,27 @@ def test_lazily_freed_zero_pages_are_no_memory_either(evidence):
     assert not raw(memory).any()
     raw(memory)[0] = 1
     assert amounts_of(discarded(memory, lazy=True, evidence=evidence)) == {"lazy": PAGE}
+
+
+# By what the witness reads
+
+
+@pytest.mark.needs_root
+def test_frames_are_looked_up_in_any_order_and_as_often_as_asked():
+    """Runs of neighbours are read together, and the answers are put back where they belong."""
+    memory = small_pages(64 * PAGE)
+    fill(memory)
+    frames = frames_behind(memory)
+    asked = np.concatenate((frames[::-1], frames[::3], frames[5:9])).reshape(-1, 2)
+    with forked():  # twice, so that a frame looked up wrongly would show
+        assert np.array_equal(read_map_counts(asked), words_of("kpagecount", asked.reshape(-1)).reshape(-1, 2))
+        assert (read_map_counts(asked) == 2).all()
+    assert has(read_frame_flags(asked), ANON).all()
+
+
+@pytest.mark.needs_root
+def test_frames_that_no_machine_has_have_no_flags():
+    """Beyond the last one a read ends."""
+    beyond = np.array([1 << 50, (1 << 50) + 1], np.uint64)
+    assert read_frame_flags(beyond).tolist() == read_map_counts(beyond).tolist() == [0, 0]
+    assert read_frame_flags(beyond[:0]).tolist() == []

@@ -147,12 +147,9 @@ def test_the_stacks_of_blocked_threads_are_seen(holding) -> None:
 
 
 def test_the_stack_of_a_running_thread_is_not_guessed(holding) -> None:
-    """A thread on a processor tells no stack pointer: a note says how many there are, and no mapping is named for it."""
+    """A thread on a processor tells no stack pointer: a note says how many there are, and no mapping is named so."""
     quiet = holding(
-        "import threading\n"
-        "def body():\n"
-        "    while True: pass\n"
-        "threading.Thread(target=body, daemon=True).start()"
+        "import threading\ndef body():\n    while True: pass\nthreading.Thread(target=body, daemon=True).start()"
     )
     space = look(quiet.pid)
     assert "thread stack" not in space.mappings.kinds
@@ -247,7 +244,7 @@ def test_a_process_can_look_at_itself(method) -> None:
 
 
 def test_memory_that_comes_and_goes_meanwhile_is_no_reason_to_fail(holding) -> None:
-    """A process that maps, writes and unmaps all the time: every look returns, and no mapping holds more than its size."""
+    """A process that maps, writes and unmaps all the time: every look returns, and what it says is possible."""
     quiet = holding(
         "import threading\n"
         "def churn():\n"
@@ -261,10 +258,10 @@ def test_memory_that_comes_and_goes_meanwhile_is_no_reason_to_fail(holding) -> N
 
 @pytest.mark.needs_kernel("6.7")
 def test_drift_says_how_much_the_process_moved(holding, monkeypatch) -> None:
-    """Memory that is mapped after maps was read and before the pages are counted: moved, and in no mapping."""
+    """Memory that is mapped into a hole after maps was read, and before the pages are counted: it is in no mapping."""
     quiet = holding(
-        "hole, below = mapped(600), mapped(1); libc.munmap(hole - PAGE, 602 * PAGE)\n"
-        "pause(); start = mapped(500); write(start, 500)"
+        "hole, below = mapped(10_000), mapped(1); libc.munmap(hole, 10_000 * PAGE); pause()\n"
+        "libc.mmap(hole, 500 * PAGE, READ | WRITE, PRIVATE | ANONYMOUS | 0x10, -1, 0); write(hole, 500)"
     )
     count_pages = address_space.count_pages
 
@@ -277,5 +274,5 @@ def test_drift_says_how_much_the_process_moved(holding, monkeypatch) -> None:
     assert drift.moved
     assert drift.unmatched_bytes >= 500 * PAGE
     assert drift.rss_bytes >= 500 * PAGE
-    assert drift.size_bytes >= 502 * PAGE
+    assert drift.size_bytes >= 500 * PAGE
     assert drift.seconds > 0

@@ -13,7 +13,7 @@ from dontneed.errors import DontneedError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from argparse import ArgumentParser
+    from argparse import ArgumentParser, HelpFormatter
     from collections.abc import Sequence
     from types import ModuleType
 
@@ -26,6 +26,7 @@ COMMANDS = {
 """Subcommand to what it does; the module of the same name in this package has the rest."""
 
 _INTERRUPTED = 130
+_COLUMNS = 100
 _OUTPUT_TROUBLES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
@@ -59,25 +60,37 @@ def build_parser(only: str | None = None) -> ArgumentParser:
     Args:
         only: fill in the arguments of this subcommand alone, since filling one in imports its module.
     """
-    from argparse import ArgumentParser, RawDescriptionHelpFormatter
+    from argparse import ArgumentParser
 
     from dontneed import __version__
 
     parser = ArgumentParser(
         prog="dontneed",
-        description="Which page frames a Linux process holds, and how to give back those it does not need, with proof.",
-        epilog="`dontneed COMMAND --help` says more. Exit codes: 0 done, 1 failed, 2 usage, 3 not permitted, "
-        "4 the kernel lacks it, 5 the process is gone.",
+        formatter_class=_formatter,
+        description="Which page frames a Linux process holds, and how to give back those it does not need,\nwith proof.",
+        epilog="`dontneed COMMAND --help` says more.\n\n"
+        "Exit codes: 0 done, 1 failed, 2 usage, 3 not permitted, 4 the kernel lacks it, 5 the process is gone.",
     )
     parser.add_argument("--version", action="version", version=f"dontneed {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, help_line in COMMANDS.items():
-        command = commands.add_parser(name, help=help_line, formatter_class=RawDescriptionHelpFormatter)
+        command = commands.add_parser(name, help=help_line, formatter_class=_formatter)
         if only in (name, None):
             module = _module(name)
             command.description = module.__doc__
             module.add_arguments(command)
     return parser
+
+
+def _formatter(prog: str) -> HelpFormatter:
+    """A formatter that knows how wide the terminal is: argparse would import shutil, and that every archiver, to ask."""
+    from argparse import RawDescriptionHelpFormatter
+
+    try:
+        columns = os.get_terminal_size().columns
+    except OSError:  # no terminal
+        columns = _COLUMNS
+    return RawDescriptionHelpFormatter(prog, width=columns - 2)
 
 
 def _run(words: list[str]) -> int:

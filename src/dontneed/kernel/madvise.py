@@ -140,11 +140,18 @@ def _own_target(advice: Advice, pid: int) -> int | None:
     vector would be answered before. Before 6.14 PIDFD_SELF is unknown and a real pidfd is opened, once for each `pid`:
     a pidfd that a child inherits is its parent's.
     """
+    if _takes(PIDFD_SELF, advice):
+        return PIDFD_SELF
+    try:
+        target = _own_pidfd(pid)
+    except (OSError, AttributeError):
+        return None  # before 5.3, behind a filter, or a Python built for such a kernel: madvise does without
+    return target if _takes(target, advice) else None
+
+
+def _takes(target: int, advice: Advice) -> bool:
     nothing = (ctypes.c_uint64 * 2)()
-    for target in (PIDFD_SELF, _own_pidfd(pid)):
-        if libc.syscall(PROCESS_MADVISE, target, ctypes.addressof(nothing), 1, int(advice), 0) == 0:
-            return target
-    return None
+    return libc.syscall(PROCESS_MADVISE, target, ctypes.addressof(nothing), 1, int(advice), 0) == 0
 
 
 @lru_cache(maxsize=1)
@@ -162,7 +169,7 @@ def refusal(
     remote: bool = False,
 ) -> Exception:
     """What an errno from an advice means to a person."""
-    what = f"MADV_{advice.name} of {length} bytes at {start:#x}"
+    what = f"{advice} of {length} bytes at {start:#x}"
     if number == errno.EPERM:
         hint = (
             "another process's memory takes CAP_SYS_NICE and the right to trace it: run as root (sudo)"

@@ -42,8 +42,9 @@ if TYPE_CHECKING:
 _SMALL_WINDOW_PAGES = 512
 _LARGE_WINDOW_PAGES = 4096
 _WINDOW_BYTES = 4 * GIB
-_CALM_WINDOWS_TO_GROW = 16
-_WINDOWS_OF_CARE = 64
+_CALM_WINDOWS_TO_GROW = 8
+_LEAST_CARE, _MOST_CARE = 8, 64
+"""Small windows after a sign of competition: few after a single one, which may be mere noise, more if they go on."""
 _BREATH_NS = 5_000
 _QUIET_NS, _QUIET_NS_A_PAGE = 40_000, 12
 """A window without competition stays below this: 7 ns a page were measured, and a system call of a few µs."""
@@ -56,22 +57,27 @@ _ENTRIES_A_READ = 512
 class Courtesy:
     """How large the next window may be, and whether to pause before it, from how long the last one took."""
 
-    __slots__ = ("_calm", "window_pages")
+    __slots__ = ("_calm", "_care", "window_pages")
 
     def __init__(self) -> None:
         self.window_pages = _SMALL_WINDOW_PAGES
         self._calm = 0
+        self._care = _LEAST_CARE
 
     def after_window(self, elapsed_ns: int) -> None:
         """Learn from a window that took `elapsed_ns`; pause if someone else wants the lock."""
         if elapsed_ns > _QUIET_NS + self.window_pages * _QUIET_NS_A_PAGE:
             self.window_pages = _SMALL_WINDOW_PAGES
-            self._calm = -_WINDOWS_OF_CARE
+            self._calm = -self._care
+            self._care = min(2 * self._care, _MOST_CARE)
         else:
             self._calm += 1
-            if self._calm == _CALM_WINDOWS_TO_GROW and self.window_pages < _LARGE_WINDOW_PAGES:
-                self.window_pages *= 2
+            if self._calm == _CALM_WINDOWS_TO_GROW:
                 self._calm = 0
+                if self.window_pages < _LARGE_WINDOW_PAGES:
+                    self.window_pages *= 2
+                else:
+                    self._care = _LEAST_CARE
         if self._calm < 0:
             _breathe()
 

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from dontneed.kernel.status import Counters
     from dontneed.observe.mapping import Mapping
 
-_MOVING_KINDS = ("stack", "heap")
-"""One of each in a process, and their bounds move: known by kind, not by address."""
+_MOVING_KINDS = ("stack",)
+"""One in a process, and it grows down: known by kind, not by address. A heap keeps its start, and may be split."""
 
 
 class Change(Record):

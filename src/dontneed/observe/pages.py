@@ -113,8 +113,9 @@ def _both_swapped(entries: Words) -> numpy.ndarray[Any, numpy.dtype[numpy.bool_]
     """Which neighbours are both swapped out: their entries say where to, and that may be anywhere."""
     import numpy as np
 
-    swapped = (entries & np.uint64(abi.SWAP | abi.GUARD)) == np.uint64(abi.SWAP)
-    both: numpy.ndarray[Any, numpy.dtype[numpy.bool_]] = swapped[1:] & swapped[:-1]
+    states = entries & np.uint64(abi.SWAP | abi.GUARD | abi.FILE)
+    swapped = (states & ~np.uint64(abi.FILE)) == np.uint64(abi.SWAP)
+    both: numpy.ndarray[Any, numpy.dtype[numpy.bool_]] = swapped[1:] & (states[1:] == states[:-1])
     return both
 
 

@@ -90,12 +90,16 @@ def count_pages(
     """
     counted = None if method == "smaps" else _count_by_pagemap(process, table, kinds, method, notes)
     if smaps is None and counted is not None:
+        if counted.method == "pagemap":
+            notes.append("counted from pagemap entries: huge pages are not told apart, zero pages count as resident")
         return counted
     if smaps is None:
-        from dontneed.kernel.smaps import read_smaps
+        from dontneed.kernel.smaps import SmapsCounters, read_smaps
 
         notes.append("pages were counted by smaps, which may stall a large process while it is read")
-        _, smaps = read_smaps(process)
+        later, counts = read_smaps(process)
+        by_start = dict(zip(later.starts, counts, strict=True))
+        smaps = [by_start.get(start) or SmapsCounters() for start in table.starts]  # what is gone by now holds nothing
     by_kernel = count_by_smaps(smaps)
     for row in by_kernel.hugetlb:
         kinds[row] = "hugetlb"
@@ -122,7 +126,6 @@ def _count_by_pagemap(
             raise KernelLacks(msg, hint="it came with 6.7; the method 'pagemap' is there since 2.6.25")
         if counted is None:
             counted = count_by_entries(fd, table)
-            notes.append("counted from pagemap entries: huge pages are not told apart, zero pages count as resident")
         if counted is not None:
             _set_apart(process, fd, table, kinds, counted)
         return counted

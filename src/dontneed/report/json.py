@@ -95,7 +95,8 @@ def _mapping_document(mapping: Mapping) -> dict[str, Any]:
 def _parsed_mapping(row: dict[str, Any]) -> Mapping:
     smaps = None
     if "pss_bytes" in row:
-        smaps = SmapsCounters(**{field: row[field] for field in SmapsCounters._fields})
+        counted = {field: row[field] for field in SmapsCounters._fields}
+        smaps = SmapsCounters(**{**counted, "flags": tuple(row["flags"])})
     fields = {field: row[field] for field in Mapping._fields if field != "smaps"}
     return Mapping(**fields, smaps=smaps)
 

@@ -74,7 +74,7 @@ def format_receipt(receipt: Receipt) -> list[str]:
         ("advised", receipt.advised, "its whole pages, accepted by the kernel"),
         ("freed", receipt.freed, _PROOFS[receipt.evidence]),
         ("deferred", receipt.deferred, "still held by the kernel: inside a huge page, in a queue, or pinned"),
-        ("shared", receipt.shared, "still mapped by another process"),
+        ("shared", receipt.shared, "still mapped by another process, or elsewhere in this one"),
         ("lazy", receipt.lazy, "taken when the kernel needs memory"),
         ("cached", receipt.cached, "stays in the page cache"),
         ("refaulted", receipt.refaulted, "touched again, or taken back by khugepaged"),
@@ -178,11 +178,14 @@ def _optional_columns(mappings: Sequence[Mapping]) -> list[tuple[str, list[int]]
 
 def _method_line(space: AddressSpace) -> str:
     drift = space.drift
-    moved = (
-        f"meanwhile its RSS moved by {_plus(drift.rss_bytes)} and its size by {_plus(drift.size_bytes)}"
-        if drift.moved
-        else "it did not move meanwhile"
-    )
+    moves = []
+    if drift.rss_bytes:
+        moves.append(f"its RSS moved by {_plus(drift.rss_bytes)}")
+    if drift.size_bytes:
+        moves.append(f"its size moved by {_plus(drift.size_bytes)}")
+    if drift.unmatched_bytes:
+        moves.append(f"{format_bytes(drift.unmatched_bytes)} were found in no mapping")
+    moved = f"meanwhile {' and '.join(moves)}" if moves else "it did not move meanwhile"
     return f"read by {space.method} in {format_seconds(drift.seconds)}; {moved}"
 
 
