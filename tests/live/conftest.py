@@ -125,10 +125,16 @@ def discarded(buffer, **options):
     return receipt
 
 
-def amounts_of(receipt):
-    """What became of the memory, without what is nothing."""
+def assert_became(receipt, **expected):
+    """This became of the memory, in bytes, and nothing else.
+
+    Frames are exact. Counters bound `freed` by RSS, in which the interpreter takes some pages for itself meanwhile.
+    """
     words = ("freed", "deferred", "shared", "lazy", "cached")
-    return {word: getattr(receipt, word) for word in words if getattr(receipt, word)}
+    found = {word: getattr(receipt, word) for word in words}
+    taken = expected.get("freed", 0) - found["freed"]
+    assert 0 <= taken <= (16 * PAGE if receipt.evidence == "counters" else 0)
+    assert found == {**dict.fromkeys(words, 0), **expected, "freed": found["freed"]}
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from dontneed import ProcessGone, UsageError, discard, measure
+from dontneed import ProcessGone, UsageError, discard, look, measure
 
 from .conftest import MIB, PAGE, PRIVATE, map_path, raw, small_pages
 
@@ -91,6 +91,22 @@ def test_blocks_within_blocks_are_measured_each_for_itself():
             touch(second)
     assert inner.rss_anon_bytes == about(16 * MIB)
     assert outer.rss_anon_bytes == about(24 * MIB)
+
+
+def test_what_looking_takes_is_in_no_result(monkeypatch):
+    """The counters are read last before the block and first after it."""
+    taken = []
+
+    def look_and_take(pid):
+        taken.append(small_pages(16 * MIB))
+        touch(taken[-1])
+        return look(pid)
+
+    monkeypatch.setattr("dontneed.observe.measurement.look", look_and_take)
+    with measure() as measured:
+        pass
+    assert len(taken) == 2
+    assert measured.rss_anon_bytes == about(0)
 
 
 def test_a_measurement_can_be_taken_again():

@@ -67,7 +67,7 @@ def build_parser(only: str | None = None) -> ArgumentParser:
     parser = ArgumentParser(
         prog="dontneed",
         formatter_class=_formatter,
-        description="Which page frames a Linux process holds, and how to give back those it does not need,\nwith proof.",
+        description="Which page frames a Linux process holds, and how to give back those it does not need, with proof.",
         epilog="`dontneed COMMAND --help` says more.\n\n"
         "Exit codes: 0 done, 1 failed, 2 usage, 3 not permitted, 4 the kernel lacks it, 5 the process is gone.",
     )
@@ -83,7 +83,7 @@ def build_parser(only: str | None = None) -> ArgumentParser:
 
 
 def _formatter(prog: str) -> HelpFormatter:
-    """A formatter that knows how wide the terminal is: argparse would import shutil, and that every archiver, to ask."""
+    """A formatter that knows the terminal's width: to ask, argparse would import shutil, and that every archiver."""
     from argparse import RawDescriptionHelpFormatter
 
     try:

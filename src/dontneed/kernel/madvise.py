@@ -25,6 +25,7 @@ from functools import lru_cache
 from dontneed.abi.syscalls import PIDFD_SELF, PROCESS_MADVISE
 from dontneed.errors import AdviceRefused, KernelLacks, NotPermitted, ProcessGone
 from dontneed.kernel import libc
+from dontneed.units import round_down
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
 
 RANGES_A_CALL = 1024
 """UIO_MAXIOV."""
-BYTES_A_CALL = 0x7FFF_F000
-"""MAX_RW_COUNT: a longer vector is silently cut here."""
+BYTES_A_CALL = round_down((1 << 31) - 1)
+"""MAX_RW_COUNT, 0x7ffff000 where a page is 4 KiB: a longer vector is silently cut here."""
 
 
 def advise_range(start: int, length: int, advice: Advice) -> int:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _READ_BYTES = 1 << 20
+_ENDED_OR_ABSENT = (errno.ENOENT, errno.EACCES, errno.EPERM)
+_LIST = "`ps -e` lists the processes there are"
 _SUDO = "run as root (sudo), or as the user who owns the process; in a container, add CAP_SYS_PTRACE"
 
 
@@ -101,7 +103,7 @@ class ProcessDirectory:
 
     def _explained(self, name: str, error: OSError) -> Exception:
         """What an errno from `/proc/PID/name` means to a person."""
-        if error.errno == errno.ESRCH or (error.errno == errno.ENOENT and not self._alive()):
+        if error.errno == errno.ESRCH or (error.errno in _ENDED_OR_ABSENT and not self._alive()):
             return ProcessGone(f"process {self.pid} ended while it was looked at")
         if error.errno == errno.ENOENT:
             return KernelLacks(f"this kernel has no /proc/PID/{name.split('/', maxsplit=1)[0]}")
@@ -110,11 +112,12 @@ class ProcessDirectory:
         return error
 
     def _alive(self) -> bool:
+        """Whether it has memory; what ends loses it first, and its files are then refused as if by want of rights."""
         try:
-            os.stat("stat", dir_fd=self._fd)
+            with open(os.open("statm", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._fd), "rb") as file:
+                return not file.read().startswith(b"0 ")
         except OSError:  # any failure means that the directory has gone dead
             return False
-        return True
 
     def _owner(self) -> str:
         owner = os.fstat(self._fd).st_uid
@@ -134,11 +137,11 @@ def checked_pid(pid: object) -> int:
         raise WrongType(msg, hint="convert it: int(pid)")
     if pid <= 0:
         msg = f"a pid is positive, and {pid} is not"
-        raise UsageError(msg)
-    largest = int(_read("/proc/sys/kernel/pid_max"))
+        raise UsageError(msg, hint=_LIST)
+    largest = int(_read("/proc/sys/kernel/pid_max")) - 1
     if pid > largest:
         msg = f"there is no process {pid}: pids of this system end at {largest}"
-        raise ProcessGone(msg)
+        raise ProcessGone(msg, hint=_LIST)
     return pid
 
 
@@ -149,7 +152,7 @@ def _absent(pid: int) -> Exception:
     except PermissionError:
         return NotPermitted(f"process {pid} exists, and /proc hides it from you (hidepid)", hint=_SUDO)
     except ProcessLookupError:
-        return ProcessGone(f"there is no process {pid}", hint="`ps -e` lists the processes there are")
+        return ProcessGone(f"there is no process {pid}", hint=_LIST)
     return ProcessGone(f"process {pid} is not in this /proc", hint="is /proc mounted for another pid namespace?")
 
 

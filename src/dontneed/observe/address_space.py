@@ -174,7 +174,8 @@ def _why_empty(pid: int, identity: Identity) -> Exception:
     """A process without mappings: a kernel thread, or one that has ended and is not yet reaped."""
     if identity.kernel_thread:
         return NoAddressSpace(
-            f"process {pid} ({identity.command}) is a kernel thread: it has no memory of its own to look at"
+            f"process {pid} ({identity.command}) is a kernel thread: it has no memory of its own to look at",
+            hint="its memory is the kernel's; `ps -e` lists the processes there are",
         )
     return ProcessGone(
         f"process {pid} ({identity.command}) has ended; only its entry is left (state {identity.state})",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dontneed.records import Record
+from dontneed.units import format_bytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,3 +46,10 @@ class Receipt(Record):
     before: Counters
     after: Counters
     notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """One sentence: what came of it, by which evidence; what is 0 is left out."""
+        words = ("freed", "deferred", "shared", "lazy", "cached", "refaulted")
+        amounts = [f"{format_bytes(getattr(self, word))} {word}" for word in words if getattr(self, word)]
+        came = ", ".join(amounts) or "nothing freed"
+        return f"{format_bytes(self.advised)} advised: {came} (evidence: {self.evidence})"

@@ -169,7 +169,7 @@ def _optional_columns(mappings: Sequence[Mapping]) -> list[tuple[str, list[int]]
         columns += [
             ("PSS", [counters.pss_bytes for counters in smaps]),
             ("DIRTY", [counters.dirty_bytes for counters in smaps]),
-            ("USED", [counters.referenced_bytes for counters in smaps]),
+            ("REFERENCED", [counters.referenced_bytes for counters in smaps]),
             ("LAZY", [counters.lazyfree_bytes for counters in smaps]),
             ("LOCKED", [counters.locked_bytes for counters in smaps]),
         ]
