@@ -50,10 +50,14 @@ def huge_page_pool() -> Iterator[None]:
     if not os.access(NR_HUGEPAGES, os.W_OK):
         yield
         return
-    before = NR_HUGEPAGES.read_text()
-    NR_HUGEPAGES.write_text(str(int(before) + HUGE_PAGES_OF_THE_ZOO))
+    _enlarge_pool(HUGE_PAGES_OF_THE_ZOO)
     yield
-    NR_HUGEPAGES.write_text(before)
+    _enlarge_pool(-HUGE_PAGES_OF_THE_ZOO)
+
+
+def _enlarge_pool(pages: int) -> None:
+    """By a difference, so that others who do the same at the same time get back what was there before us all."""
+    NR_HUGEPAGES.write_text(str(int(NR_HUGEPAGES.read_text()) + pages))
 
 
 @pytest.fixture(scope="module")

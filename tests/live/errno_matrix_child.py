@@ -304,7 +304,7 @@ def main() -> None:
     for line in sys.stdin:
         kind, *names = line.split()
         advices = [advice for advice in map(Advice.named, names) if advice not in never]
-        print(json.dumps(ask(kind, advices)), flush=True)  # noqa: T201 - this is its output
+        print(json.dumps(ask(kind, advices)), flush=True)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from dontneed import (
     Advice,
     AdviceRefused,
     BufferRefused,
+    KernelLacks,
     PosixAdvice,
     ProcessGone,
     Span,
@@ -357,6 +358,19 @@ def test_a_process_that_is_gone_is_told_gone():
             advise(span, Advice.COLD, pid=ended.pid)
     with pytest.raises(ProcessGone):
         advise(span, Advice.COLD, pid=ended.pid)
+
+
+def test_a_process_cannot_be_named_without_pidfd_open(monkeypatch, other):
+    """The kernel is too old, or a filter hides the call."""
+    process, span = other
+
+    def pidfd_open(_pid):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(os, "pidfd_open", pidfd_open)
+    with pytest.raises(KernelLacks, match=f"no pidfd for process {process.pid}") as refused:
+        advise(span, Advice.COLD, pid=process.pid)
+    assert "5.3" in refused.value.hint
 
 
 # What cannot be meant

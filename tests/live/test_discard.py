@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -46,6 +47,8 @@ from .conftest import (
 )
 
 pytestmark = pytest.mark.usefixtures("one_processor")
+
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage")
 
 ODD = MIB + 1000
 """A size that ends within a page."""
@@ -157,6 +160,17 @@ def test_maps_names_the_same_mappings_as_procmap_query(monkeypatch):
         assert (queried[0].start, queried[-1].end) == (start, end)
 
 
+@pytest.mark.needs_feature("PROCMAP_QUERY")
+def test_above_the_last_mapping_there_is_none(monkeypatch):
+    """PROCMAP_QUERY says so by ENOENT, which is no error."""
+    with ProcessDirectory() as process:
+        lines = process.read("maps").splitlines()
+        end = max(int(line.split()[0].split(b"-")[1], 16) for line in lines if b"[vsyscall]" not in line)
+        assert read_parts(process, end, end + PAGE) == []
+        monkeypatch.setattr("dontneed.kernel.procmap.ioctl", _no_such_ioctl)
+        assert read_parts(process, end, end + PAGE) == []
+
+
 def _no_such_ioctl(*_arguments):
     raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
 
@@ -223,17 +237,16 @@ def test_memory_left_alone_is_not_refaulted():
 
 @pytest.fixture
 def eager_khugepaged():
-    """khugepaged, looking for work a hundred times a second, and filling whatever is missing from a huge page."""
+    """A khugepaged that looks for work a hundred times a second, and fills in whatever is missing from a huge page."""
+    if "[never]" in (HUGE_PAGES / "enabled").read_text():
+        pytest.skip("needs huge pages that are enabled: khugepaged sleeps")
     knobs = {"scan_sleep_millisecs": "10", "max_ptes_none": "511", "pages_to_scan": "100000"}
-    before = {}
+    before = {name: (HUGE_PAGES / "khugepaged" / name).read_text() for name in knobs}
     for name, value in knobs.items():
-        with open(f"/sys/kernel/mm/transparent_hugepage/khugepaged/{name}", "r+") as knob:
-            before[name] = knob.read()
-            knob.write(value)
+        (HUGE_PAGES / "khugepaged" / name).write_text(value)
     yield
     for name, value in before.items():
-        with open(f"/sys/kernel/mm/transparent_hugepage/khugepaged/{name}", "w") as knob:
-            knob.write(value)
+        (HUGE_PAGES / "khugepaged" / name).write_text(value)
 
 
 @pytest.mark.needs_root
@@ -264,6 +277,16 @@ def test_without_evidence_nothing_is_claimed():
     assert (receipt.evidence, receipt.advised) == ("none", MIB)
     assert_became(receipt)
     assert not raw(memory).any()
+
+
+def test_a_receipt_is_a_sentence_of_what_is_not_nothing():
+    """With the evidence, for a claim is worth no more than that."""
+    memory = mmap.mmap(-1, MIB)
+    fill(memory)
+    assert str(discard(memory, evidence="none")) == "1.0 MiB advised: nothing freed (evidence: none)"
+    fill(memory)
+    assert str(discard(memory, evidence="counters")).startswith("1.0 MiB advised: ")
+    assert str(discard(memory, evidence="counters")) == "1.0 MiB advised: nothing freed (evidence: counters)"
 
 
 DISCARD_8_MIB = f"""if True:

@@ -269,6 +269,7 @@ def test_nothing_that_happens_meanwhile_is_a_surprise(child, monkeypatch, happen
                 continue
         if not interruption.done:
             break
+        assert happening is start_another_program  # half a picture of what has ended is shown to nobody
         at_rest = space.total.size_bytes - space.counters.size_bytes <= PAGE  # vsyscall
         assert at_rest or space.drift.moved
         assert all(each.rss_bytes <= each.size_bytes for each in space.mappings)

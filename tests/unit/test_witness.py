@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from dontneed import Advice, KernelLacks, NotPermitted, Span, UsageError
+from dontneed.kernel.kpage import read_frame_flags
 from dontneed.kernel.procfs import ProcessDirectory
 from dontneed.reasons.buffer import Part
 from dontneed.reclaim import witness
@@ -279,6 +281,25 @@ def test_without_frames_auto_is_counters_and_frames_is_an_error(monkeypatch, err
     with pytest.raises(type(error)):
         evidence_of("frames")
     assert len(os.listdir("/proc/self/fd")) == opened
+
+
+@pytest.mark.parametrize(
+    ("missing", "means", "says"),
+    [
+        (PermissionError(), NotPermitted, "not permitted to read /proc/kpageflags"),
+        (FileNotFoundError(), KernelLacks, "no /proc/kpageflags"),
+    ],
+    ids=["forbidden", "absent"],
+)
+def test_flags_that_cannot_be_read_are_forbidden_or_absent(monkeypatch, missing, means, says):
+    """Two different things to do about it."""
+
+    def refuse(*_asked):
+        raise missing
+
+    monkeypatch.setattr("dontneed.kernel.kpage.os", SimpleNamespace(open=refuse, O_RDONLY=0, O_CLOEXEC=0))
+    with pytest.raises(means, match=says):
+        read_frame_flags(entries(FRAME))
 
 
 def test_frames_that_are_all_zero_are_hidden(monkeypatch):

@@ -30,7 +30,8 @@ def advise(target: Any, advice: Advice, *, pid: int | None = None) -> int:
         WrongType: `target` is neither span nor buffer, `advice` no Advice.
         UsageError: another process's buffer, or an advice that cannot be given there.
         BufferRefused: the buffer is read-only and the advice would destroy its contents, or it is not contiguous.
-        AdviceRefused: with the kernel's errno; ENOMEM means that a part is not mapped, and the rest was advised.
+        AdviceRefused: with the kernel's errno; ENOMEM means that a part is not mapped, and the rest was advised; of
+            `Spans` nothing behind the one that was refused.
         NotPermitted, ProcessGone, KernelLacks: EPERM, no such process, before 5.10.
     Kernel:
         madvise(2) since 2.4; process_madvise(2) since 5.10, on oneself with any advice since 6.13.
