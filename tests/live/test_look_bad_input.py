@@ -191,6 +191,7 @@ def test_a_proc_that_hides_processes_is_not_taken_for_one_without_them(child, hi
         capture_output=True,
         text=True,
         check=False,
+        env={name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")},
     )
     assert done.stderr == ""
     assert [line.split()[1] for line in done.stdout.splitlines()] == ["NotPermitted", "ProcessGone", "seen"]

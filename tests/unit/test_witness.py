@@ -237,24 +237,24 @@ IS_HUGE, IS_ZERO = witness.abi.IS_HUGE, witness.abi.IS_ZERO
 )
 def test_huge_pages_that_the_ends_cut_are_told_from_whole_ones(scanned, start, end, split):
     """They are freed when the last part goes, and deferred until then."""
-    assert scanned(start, end, (start, end, IS_HUGE)) == (0, split)
+    assert scanned(start, end, (start, end, IS_HUGE)) == (0, 0, split)
 
 
 def test_small_pages_at_the_ends_are_not_cut(scanned):
     """Only what a huge entry maps."""
     start, end = HUGE - 2 * PAGE, 2 * HUGE + PAGE
-    assert scanned(start, end, (start, HUGE, 0), (HUGE, 2 * HUGE, IS_HUGE), (2 * HUGE, end, 0)) == (0, 0)
+    assert scanned(start, end, (start, HUGE, 0), (HUGE, 2 * HUGE, IS_HUGE), (2 * HUGE, end, 0)) == (0, 0, 0)
 
 
 def test_zero_pages_are_counted_and_huge_ones_are_not_cut(scanned):
     """The huge zero page is one for all."""
     runs = ((PAGE, 3 * PAGE, IS_ZERO), (4 * PAGE, 5 * PAGE, 0), (5 * PAGE, 9 * PAGE, IS_ZERO | IS_HUGE))
-    assert scanned(PAGE, 9 * PAGE, *runs) == (6 * PAGE, 0)
+    assert scanned(PAGE, 9 * PAGE, *runs) == (2 * PAGE, 4 * PAGE, 0)
 
 
 def test_without_pagemap_scan_neither_can_be_told(scanned):
     """Before 6.7; the receipt is a bound all the same."""
-    assert scanned(PAGE, 9 * PAGE, (PAGE, 9 * PAGE, IS_ZERO), categories=0) == (0, 0)
+    assert scanned(PAGE, 9 * PAGE, (PAGE, 9 * PAGE, IS_ZERO), categories=0) == (0, 0, 0)
 
 
 # Who may see what
@@ -324,7 +324,7 @@ def test_counters_claim_no_more_than_rss_fell_by(monkeypatch, drop, freed):
     """Another thread may have touched memory meanwhile, and less is certain then; below 0 nothing is."""
     before = iter([entries(*(OURS + nth for nth in range(8))), entries(*[0] * 8)])
     monkeypatch.setattr(witness, "read_entries", lambda *_asked: next(before))
-    monkeypatch.setattr(witness, "_zero_and_split", lambda *_asked: (0, 0))
+    monkeypatch.setattr(witness, "_zero_and_split", lambda *_asked: (0, 0, 0))
     with ProcessDirectory() as process, Witness(process, "counters") as found:
         found.see([part_of("anonymous", pages=8)])
         assert found.judge(drop) == Outcome(freed=freed)
@@ -334,3 +334,25 @@ def test_outcomes_of_parts_add_up():
     """Word by word."""
     one = Outcome(freed=1, deferred=2, shared=3, lazy=4, cached=5, refaulted=6)
     assert one + one == Outcome(freed=2, deferred=4, shared=6, lazy=8, cached=10, refaulted=12)
+
+
+# A page map that is closed
+
+
+def test_without_a_page_map_nothing_is_claimed_and_it_is_said(monkeypatch):
+    """A process that has dropped its rights may not open its own: `auto` does without, a named evidence is refused."""
+
+    def closed(_process, name):
+        message = f"not permitted to read {name}"
+        raise NotPermitted(message)
+
+    monkeypatch.setattr(ProcessDirectory, "open", closed)
+    with ProcessDirectory() as process:
+        with Witness(process, "auto") as found:
+            found.see([part_of("anonymous")])
+            assert (found.evidence, found.judge(1 << 20), found.refaulted_bytes()) == ("none", Outcome(), 0)
+            assert "not permitted" in " ".join(found.notes)
+        with Witness(process, "none") as found:
+            assert found.notes == ()
+        with pytest.raises(NotPermitted):
+            Witness(process, "counters")

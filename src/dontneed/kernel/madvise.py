@@ -181,7 +181,7 @@ def refusal(
     if number == errno.EACCES and remote:
         return NotPermitted(f"{what}: the process belongs to someone else (EACCES)", hint="run as root (sudo)")
     if number == errno.ESRCH:  # not EBADF: that is WILLNEED's, from a kernel without swap
-        return ProcessGone(f"{what}: the process has ended")
+        return ProcessGone(f"{what}: the process has ended, or has no memory of its own")
     if number == errno.ENOSYS:
         return KernelLacks("process_madvise is absent, or a seccomp filter hides it", hint="it came with Linux 5.10")
     name = errno.errorcode.get(number, str(number))

@@ -41,8 +41,10 @@ class ProcessDirectory:
 
     def __init__(self, pid: int | None = None) -> None:
         self.pid = os.getpid() if pid is None else checked_pid(pid)
+        # This /proc may be that of another pid namespace, where our number is someone else's; `self` is always us.
+        path = "/proc/self" if pid is None else f"/proc/{self.pid}"
         try:
-            self._fd = os.open(f"/proc/{self.pid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except (FileNotFoundError, PermissionError):  # hidepid=2, hidepid=1
             raise _absent(self.pid) from None
 

@@ -70,7 +70,7 @@ def discard(buffer: Any, *, lazy: bool = False, watch_seconds: float = 0.0, evid
         evidence=witness.evidence,
         before=before,
         after=after,
-        notes=found.notes,
+        notes=found.notes + witness.notes,
     )
 
 

@@ -20,7 +20,7 @@ class Receipt(Record):
             `counters`, no more than this.
         deferred: frames that left the process and are still held: inside a huge page that was released in part, in a
             queue of the kernel, pinned for a device.
-        shared: frames that another process still maps: free for no one.
+        shared: frames that another process, or another mapping, still maps: free for no one.
         lazy: frames marked MADV_FREE: still in RSS, taken when the kernel needs them.
         cached: frames that left RSS and stay in the page cache.
         refaulted: pages that were present again when the watch ended: touched again, or taken back by khugepaged.
@@ -49,6 +49,8 @@ class Receipt(Record):
 
     def __str__(self) -> str:
         """One sentence: what came of it, by which evidence; what is 0 is left out."""
+        if self.evidence == "none":
+            return f"{format_bytes(self.advised)} advised; nobody looked what became of it"
         words = ("freed", "deferred", "shared", "lazy", "cached", "refaulted")
         amounts = [f"{format_bytes(getattr(self, word))} {word}" for word in words if getattr(self, word)]
         came = ", ".join(amounts) or "nothing freed"

@@ -30,7 +30,7 @@ import os
 from dontneed.abi import kpageflags
 from dontneed.abi import pagemap as abi
 from dontneed.abi.advice import Advice
-from dontneed.errors import AdviceRefused, KernelLacks, NotPermitted, UsageError
+from dontneed.errors import AdviceRefused, KernelLacks, NotPermitted, ProcessGone, UsageError
 from dontneed.kernel.kpage import read_frame_flags, read_map_counts
 from dontneed.kernel.madvise import advise_range
 from dontneed.kernel.pagemap import read_entries, scan_categories, scan_pages
@@ -77,28 +77,33 @@ class Witness:
     Args:
         process: the process they belong to.
         evidence: one of `EVIDENCE`.
+    Attributes:
+        evidence: `frames`, `counters` or `none`: what it came to.
+        notes: why it is less than was hoped for, in sentences.
     Raises:
         UsageError: no such evidence.
-        NotPermitted, KernelLacks: frames were asked for, and they are hidden or absent.
+        NotPermitted, KernelLacks: it was asked for by name, and it is hidden or absent.
     """
 
     def __init__(self, process: ProcessDirectory, evidence: str) -> None:
         if evidence not in EVIDENCE:
             msg = f"there is no evidence {evidence!r}"
             raise UsageError(msg, hint=f"one of {', '.join(EVIDENCE)}")
-        self._fd = process.open("pagemap")
+        self.notes: tuple[str, ...] = ()
+        self._seen: list[_Sighting] = []
+        self._fd = -1 if evidence == "none" else self._opened(process, evidence)
         try:
-            self.evidence = self._settled(evidence)
+            self.evidence = "none" if self._fd < 0 else self._settled(evidence)
         except BaseException:
             os.close(self._fd)
             raise
-        self._seen: list[_Sighting] = []
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        os.close(self._fd)
+        if self._fd >= 0:
+            os.close(self._fd)
 
     def see(self, parts: Sequence[Part]) -> None:
         """Remember the pages of `parts` as they are now."""
@@ -135,6 +140,16 @@ class Witness:
         """Bytes of what was seen that are present now, zero pages not counted."""
         return sum(_present_bytes(self._fd, sighting.part.span) for sighting in self._seen)
 
+    def _opened(self, process: ProcessDirectory, evidence: str) -> int:
+        """The page map; -1 where it is closed to us, as to a process that has dropped its rights with setuid()."""
+        try:
+            return process.open("pagemap")
+        except (NotPermitted, KernelLacks) as error:
+            if evidence != "auto":
+                raise
+            self.notes = (f"nobody looked what became of it: {error}",)
+            return -1
+
     def _settled(self, evidence: str) -> str:
         if evidence not in ("auto", "frames"):
             return evidence
@@ -165,7 +180,7 @@ class _Sighting:
     def __init__(self, fd: int, part: Part) -> None:
         self.part = part
         self.entries = read_entries(fd, part.span.start, part.span.end)
-        self.zero_bytes, self.split_bytes = _zero_and_split(fd, part.span)
+        self.zero_bytes, _, self.split_bytes = _zero_and_split(fd, part.span)
 
 
 def _empty_queue() -> None:
@@ -240,14 +255,14 @@ def judge_by_entries(part: Part, before: Words, after: Words, *, zero_bytes: int
         part: what was released.
         before: its page-map entries when it was seen, one a page.
         after: its page-map entries now.
-        zero_bytes: how much of it was zero pages.
+        zero_bytes: how much of it was small zero pages; the huge one looks like a page of a file.
         split_bytes: how much of it was in huge pages that reach beyond it.
     """
     import numpy as np
 
     was_present, is_present = before >= np.uint64(abi.PRESENT), after >= np.uint64(abi.PRESENT)
     if part.advice.name == "FREE":
-        return Outcome(lazy=_bytes(was_present & is_present) - zero_bytes)
+        return Outcome(lazy=_bytes(was_present & is_present & ~_has(before, abi.FILE)) - zero_bytes)
     left = before[was_present]
     was_file, was_alone = _has(left, abi.FILE), _has(left, abi.EXCLUSIVE)
     anonymous_alone = _bytes(~was_file & was_alone)
@@ -315,30 +330,38 @@ def _frames_around(fd: int, span: Span) -> Words:
     import numpy as np
 
     before = read_entries(fd, round_down(span.start, HUGE_PAGE_BYTES), span.start)
-    behind = read_entries(fd, span.end, round_up(span.end, HUGE_PAGE_BYTES))
+    try:
+        behind = read_entries(fd, span.end, round_up(span.end, HUGE_PAGE_BYTES))
+    except ProcessGone:  # it is our own page map, so that is the end of the address space
+        behind = np.zeros(0, np.uint64)
     return _frames(np.concatenate((before, behind)))
 
 
-def _zero_and_split(fd: int, span: Span) -> tuple[int, int]:
-    """Bytes of `span` that are zero pages, and bytes in huge pages that reach beyond it; 0 without PAGEMAP_SCAN."""
+def _zero_and_split(fd: int, span: Span) -> tuple[int, int, int]:
+    """Bytes of `span` in zero pages, in huge zero pages, and in huge pages that reach beyond it.
+
+    0 each without PAGEMAP_SCAN, which alone can tell.
+    """
     categories = scan_categories(fd)
     if not categories:
-        return 0, 0
-    zero = split = 0
+        return 0, 0, 0
+    zero = huge_zero = split = 0
     first, last = round_up(span.start, HUGE_PAGE_BYTES), round_down(span.end, HUGE_PAGE_BYTES)
     for window in scan_pages(fd, span.start, span.end, wanted=abi.IS_PRESENT, returned=categories):
         runs = iter(window)
         for start, end, found in zip(runs, runs, runs, strict=True):
-            if found & abi.IS_ZERO:
+            if found & abi.IS_ZERO and found & abi.IS_HUGE:
+                huge_zero += end - start
+            elif found & abi.IS_ZERO:
                 zero += end - start
             elif found & abi.IS_HUGE:
                 split += max(0, min(end, first) - start) + max(0, end - max(start, last, first))
-    return zero, split
+    return zero, huge_zero, split
 
 
 def _present_bytes(fd: int, span: Span) -> int:
     import numpy as np
 
     entries = read_entries(fd, span.start, span.end)
-    zero_bytes, _ = _zero_and_split(fd, span)
-    return _bytes(entries >= np.uint64(abi.PRESENT)) - zero_bytes
+    zero_bytes, huge_zero_bytes, _ = _zero_and_split(fd, span)
+    return _bytes(entries >= np.uint64(abi.PRESENT)) - zero_bytes - huge_zero_bytes
