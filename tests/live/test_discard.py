@@ -283,7 +283,7 @@ def test_a_receipt_is_a_sentence_of_what_is_not_nothing():
     """With the evidence, for a claim is worth no more than that."""
     memory = mmap.mmap(-1, MIB)
     fill(memory)
-    assert str(discard(memory, evidence="none")) == "1.0 MiB advised: nothing freed (evidence: none)"
+    assert str(discard(memory, evidence="none")) == "1.0 MiB advised; nobody looked what became of it"
     fill(memory)
     assert str(discard(memory, evidence="counters")).startswith("1.0 MiB advised: ")
     assert str(discard(memory, evidence="counters")) == "1.0 MiB advised: nothing freed (evidence: counters)"
