@@ -5,7 +5,7 @@
 The walk holds the target's mmap_lock for reading; the target's own mmap, munmap and brk wait for it. Measured on 6.18
 in a target that maps and unmaps all the time while 4 GiB of its pages are walked: one call for all makes it wait up to
 50 ms; windows of 512 pages in a tight loop have a p50 of 0.1 ms, because the next window takes the lock before the
-waiter has woken up; windows of 512 pages with a breath of 5 µs between them 8 µs, for twice the walking time.
+waiter has woken up; windows of 512 pages with a breath of some µs between them 8 µs, for twice the walking time.
 
 So the walk is courteous by feedback: it begins with small windows, lets them grow while nobody competes for the lock,
 and returns to small windows with breaths as soon as a window takes longer than its pages can explain (someone held the
@@ -43,9 +43,9 @@ _SMALL_WINDOW_PAGES = 512
 _LARGE_WINDOW_PAGES = 4096
 _WINDOW_BYTES = 4 * GIB
 _CALM_WINDOWS_TO_GROW = 8
-_LEAST_CARE, _MOST_CARE = 8, 64
+_LEAST_CARE, _MOST_CARE = 32, 2048
 """Small windows after a sign of competition: few after a single one, which may be mere noise, more if they go on."""
-_BREATH_NS = 5_000
+_BREATH_NS = 8_000
 _QUIET_NS, _QUIET_NS_A_PAGE = 40_000, 12
 """A window without competition stays below this: 7 ns a page were measured, and a system call of a few µs."""
 _ROWS = 1024

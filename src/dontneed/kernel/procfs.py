@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _READ_BYTES = 1 << 20
+_PID_LIMIT = 1 << 22
+"""PID_MAX_LIMIT, include/linux/threads.h."""
 _ENDED_OR_ABSENT = (errno.ENOENT, errno.EACCES, errno.EPERM)
 _LIST = "`ps -e` lists the processes there are"
 _SUDO = "run as root (sudo), or as the user who owns the process; in a container, add CAP_SYS_PTRACE"
@@ -132,17 +134,17 @@ def checked_pid(pid: object) -> int:
     Raises:
         WrongType: not an integer.
         UsageError: zero or negative.
-        ProcessGone: larger than any pid of this system.
+        ProcessGone: larger than any pid can be.
     """
-    if isinstance(pid, bool) or not isinstance(pid, int):
+    if isinstance(pid, bool) or not hasattr(pid, "__index__"):
         msg = f"a pid is an integer, not {type(pid).__name__} {pid!r}"
         raise WrongType(msg, hint="convert it: int(pid)")
+    pid = int(pid.__index__())
     if pid <= 0:
         msg = f"a pid is positive, and {pid} is not"
         raise UsageError(msg, hint=_LIST)
-    largest = int(_read("/proc/sys/kernel/pid_max")) - 1
-    if pid > largest:
-        msg = f"there is no process {pid}: pids of this system end at {largest}"
+    if pid >= _PID_LIMIT:
+        msg = f"there is no process {pid}: Linux counts pids up to {_PID_LIMIT - 1}"
         raise ProcessGone(msg, hint=_LIST)
     return pid
 
@@ -156,8 +158,3 @@ def _absent(pid: int) -> Exception:
     except ProcessLookupError:
         return ProcessGone(f"there is no process {pid}", hint=_LIST)
     return ProcessGone(f"process {pid} is not in this /proc", hint="is /proc mounted for another pid namespace?")
-
-
-def _read(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()

@@ -4,7 +4,7 @@ Exact, and slow for its target: the walk of a mapping holds the target's mmap_lo
 dontneed reads it only when asked. Zero pages are in no counter; hugetlb is outside Rss and Pss.
 
 Kernel:
-    fs/proc/task_mmu.c show_smap(); proc(5). LazyFree since 4.12, Locked 3.6, VmFlags 3.8, Pss_Dirty 6.0, KSM 6.8.
+    fs/proc/task_mmu.c show_smap(); proc(5). LazyFree since 4.12, VmFlags 3.8, Pss_Dirty 6.0, KSM 6.8.
 """
 
 from __future__ import annotations

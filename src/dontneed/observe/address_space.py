@@ -179,7 +179,7 @@ def _why_empty(pid: int, identity: Identity) -> Exception:
         )
     return ProcessGone(
         f"process {pid} ({identity.command}) has ended; only its entry is left (state {identity.state})",
-        hint=f"its parent, {identity.parent}, has yet to collect it with wait()",
+        hint=f"its parent, {identity.parent}, has yet to collect it with wait(); if threads of it live on, look at one",
     )
 
 

@@ -50,6 +50,8 @@ _PREFIXES = (
     ("/dev/shm/", "shared memory"),  # noqa: S108 - a name to recognise, not a file to make
     ("/memfd:", "shared memory"),
     ("/SYSV", "shared memory"),
+    ("/secretmem", "shared memory"),
+    ("/[aio]", "special"),
     ("/anon_hugepage", "hugetlb"),
     ("/dev/hugepages/", "hugetlb"),
     ("/dev/", "device"),

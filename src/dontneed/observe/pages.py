@@ -7,7 +7,7 @@ import os
 from dontneed.abi import pagemap as abi
 from dontneed.errors import KernelLacks
 from dontneed.kernel.pagemap import read_entries, scan_pages
-from dontneed.observe.residency import walked_ranges
+from dontneed.observe.residency import LARGEST_READ_BYTES, walked_ranges
 from dontneed.units import PAGE_BYTES, round_down
 
 TYPE_CHECKING = False
@@ -66,7 +66,8 @@ def read_page_map(process: ProcessDirectory, table: MapsTable) -> PageMap:
     """The page map of all mappings of `table`; only what is populated is read, 2 MiB at a time.
 
     Raises:
-        NotPermitted, KernelLacks: no pagemap. ProcessGone: the process ended meanwhile.
+        NotPermitted, KernelLacks: no pagemap; or no PAGEMAP_SCAN, and too much address space to read it all.
+        ProcessGone: the process ended meanwhile.
     """
     import numpy as np
 
@@ -156,7 +157,10 @@ def _populated(fd: int, table: MapsTable) -> Iterator[tuple[int, int]]:
     try:
         yield from _cut(_joined(_scanned(fd, table)))
     except KernelLacks:
-        yield from _cut(walked_ranges(table))
+        ranges = list(walked_ranges(table))
+        if sum(end - start for start, end in ranges) > LARGEST_READ_BYTES:
+            raise
+        yield from _cut(ranges)
 
 
 def _scanned(fd: int, table: MapsTable) -> Iterator[tuple[int, int]]:

@@ -32,7 +32,7 @@ USER_SPACE_END = 1 << 56
 
 _GAP_BYTES = GIB
 """Two mappings further apart than this are walked apart."""
-_LARGEST_READ_BYTES = 64 * GIB
+LARGEST_READ_BYTES = 64 * GIB
 """More address space than this is not read entry by entry: 8 bytes a page, present or not."""
 _CHUNK_BYTES = 512 * MIB
 
@@ -126,6 +126,9 @@ def _count_by_pagemap(
             raise KernelLacks(msg, hint="it came with 6.7; the method 'pagemap' is there since 2.6.25")
         if counted is None:
             counted = count_by_entries(fd, table)
+        if counted is None and method == "pagemap":
+            msg = f"this process has more than {LARGEST_READ_BYTES // GIB} GiB of addresses: too much to read it all"
+            raise KernelLacks(msg, hint="the methods 'PAGEMAP_SCAN' and 'smaps' go by pages, not by addresses")
         if counted is not None:
             _set_apart(process, fd, table, kinds, counted)
         return counted
@@ -179,7 +182,9 @@ def count_by_scan(fd: int, table: MapsTable) -> Residency | None:
         return None
     counted = Residency("PAGEMAP_SCAN", len(table))
     for start, end in walked_ranges(table):
-        for window in scan_pages(fd, start, end, wanted=abi.IS_PRESENT | abi.IS_SWAPPED, returned=categories):
+        # New mappings are mostly placed right below the lowest one: those are to be seen as unmatched.
+        from_below = max(0, start - _GAP_BYTES // 2)
+        for window in scan_pages(fd, from_below, end, wanted=abi.IS_PRESENT | abi.IS_SWAPPED, returned=categories):
             _add_window(counted, table, window)
     return counted
 
@@ -190,7 +195,7 @@ def count_by_entries(fd: int, table: MapsTable) -> Residency | None:
     Huge and zero pages cannot be told from others here, and a zero page counts as resident.
     """
     spans = [(start, end) for start, end in zip(table.starts, table.ends, strict=True) if end <= USER_SPACE_END]
-    if sum(end - start for start, end in spans) > _LARGEST_READ_BYTES:
+    if sum(end - start for start, end in spans) > LARGEST_READ_BYTES:
         return None
     import numpy as np
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from dontneed.kernel.procfs import ProcessDirectory
+    from dontneed.kernel.status import Counters
 
 _PRIVATE_MEMORY = ("anonymous", "heap", "stack", "thread stack")
 _FILES = ("file", "shared memory")
@@ -90,8 +91,9 @@ def survey(process: ProcessDirectory, address: int, length: int, *, lazy: bool =
     mapped = read_parts(process, span.start, span.end)
     _refuse_unmapped(span, mapped)
     parts = tuple(_plan(part, lazy=lazy) for part in mapped)
-    _refuse_protected(process, mapped)
-    return BufferSurvey(length, parts, tuple(_notes(parts, process)))
+    counters = read_counters(process)
+    _refuse_protected(process, mapped, counters)
+    return BufferSurvey(length, parts, tuple(_notes(parts, counters)))
 
 
 def _too_small(length: int) -> str:
@@ -132,18 +134,18 @@ def _plan(part: MappedPart, *, lazy: bool) -> Part:
     return Part(span, kind, shared, Advice.FREE if lazy else Advice.DONTNEED)
 
 
-def _refuse_protected(process: ProcessDirectory, mapped: list[MappedPart]) -> None:
+def _refuse_protected(process: ProcessDirectory, mapped: list[MappedPart], counters: Counters) -> None:
     """Refuse locked and sealed memory before the first page is touched: the kernel would do so half-way.
 
     Both are seen in smaps only, which is slow, so it is read only if the process has locked anything, or if a mapping
     cannot be written: the kernel guards sealed memory only against those who could not overwrite it anyway.
     """
-    if not read_counters(process).locked_bytes and all("w" in part.perms for part in mapped):
+    if not counters.locked_bytes and all("w" in part.perms for part in mapped):
         return
     from dontneed.kernel.smaps import read_smaps
 
-    table, counters = read_smaps(process)
-    for row, counted in enumerate(counters):
+    table, kept = read_smaps(process)
+    for row, counted in enumerate(kept):
         if not any(table.starts[row] < part.end and part.start < table.ends[row] for part in mapped):
             continue
         where = f"{table.starts[row]:x}-{table.ends[row]:x}"
@@ -156,8 +158,7 @@ def _refuse_protected(process: ProcessDirectory, mapped: list[MappedPart]) -> No
             raise BufferRefused(msg, hint="only the end of the process takes it away")
 
 
-def _notes(parts: Iterable[Part], process: ProcessDirectory) -> Iterable[str]:
-    parts = tuple(parts)
+def _notes(parts: tuple[Part, ...], counters: Counters) -> Iterable[str]:
     if any(part.kind == "shared anonymous" for part in parts):
         yield (
             "shared anonymous memory (mmap.mmap(-1, n) is MAP_SHARED): MADV_DONTNEED would free nothing, so its pages "
@@ -167,5 +168,6 @@ def _notes(parts: Iterable[Part], process: ProcessDirectory) -> Iterable[str]:
         yield "a shared mapping of a file: nothing is lost, only this process's mapping of the pages goes"
     if any(part.keeps_cache and not part.shared for part in parts):
         yield "a private mapping of a file: it reads as the file again; changes made here are lost"
-    if pinned := read_counters(process).pinned_bytes:
-        yield f"this process has {pinned} bytes pinned for devices (VmPin); pinned frames are not free until unpinned"
+    if counters.pinned_bytes:
+        pinned = f"this process has {counters.pinned_bytes} bytes pinned for devices (VmPin)"
+        yield f"{pinned}; pinned frames are not free until unpinned"

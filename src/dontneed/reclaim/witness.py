@@ -26,6 +26,8 @@ Kernel:
 from __future__ import annotations
 
 import os
+import sys
+import time
 
 from dontneed.abi import kpageflags
 from dontneed.abi import pagemap as abi
@@ -35,11 +37,12 @@ from dontneed.kernel.kpage import read_frame_flags, read_map_counts
 from dontneed.kernel.madvise import advise_range
 from dontneed.kernel.pagemap import read_entries, scan_categories, scan_pages
 from dontneed.records import Record
+from dontneed.spans import Span
 from dontneed.units import HUGE_PAGE_BYTES, PAGE_BYTES, round_down, round_up
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from typing import Any
 
     import numpy as np
@@ -48,12 +51,15 @@ if TYPE_CHECKING:
     from dontneed.kernel.pagemap import Words
     from dontneed.kernel.procfs import ProcessDirectory
     from dontneed.reasons.buffer import Part
-    from dontneed.spans import Span
 
     Truths = np.ndarray[Any, np.dtype[np.bool_]]
 
 EVIDENCE = ("auto", "frames", "counters", "none")
 """What can be asked of a witness; `auto` is frames where the kernel shows them, else counters."""
+
+_CHUNK_BYTES = 64 * HUGE_PAGE_BYTES
+_ASIDE_SECONDS = 20e-6
+"""A sleep of any length lets a waiting thread in; the kernel makes some 70 µs of this one."""
 
 
 class Outcome(Record):
@@ -107,8 +113,12 @@ class Witness:
 
     def see(self, parts: Sequence[Part]) -> None:
         """Remember the pages of `parts` as they are now."""
-        if self.evidence != "none":
-            self._seen = [_Sighting(self._fd, part) for part in parts]
+        if self.evidence == "none":
+            return
+        for part in parts:
+            for chunk in _chunks(part):
+                self._seen.append(_Sighting(self._fd, chunk))
+                _step_aside()
 
     def judge(self, rss_drop_bytes: int) -> Outcome:
         """What became of what was seen.
@@ -120,6 +130,7 @@ class Witness:
             _empty_queue()
         total = Outcome()
         for sighting in self._seen:
+            _step_aside()
             after = read_entries(self._fd, sighting.part.span.start, sighting.part.span.end)
             if self.evidence == "frames":
                 neighbours = _frames_around(self._fd, sighting.part.span)
@@ -138,7 +149,11 @@ class Witness:
 
     def refaulted_bytes(self) -> int:
         """Bytes of what was seen that are present now, zero pages not counted."""
-        return sum(_present_bytes(self._fd, sighting.part.span) for sighting in self._seen)
+        present = 0
+        for sighting in self._seen:
+            _step_aside()
+            present += _present_bytes(self._fd, sighting.part.span)
+        return present
 
     def _opened(self, process: ProcessDirectory, evidence: str) -> int:
         """The page map; -1 where it is closed to us, as to a process that has dropped its rights with setuid()."""
@@ -172,6 +187,19 @@ class Witness:
             raise NotPermitted(msg, hint="they take CAP_SYS_ADMIN in the first user namespace: run as root (sudo)")
         read_frame_flags(frame)
         read_map_counts(frame)
+
+
+def _chunks(part: Part) -> Iterator[Part]:
+    """A part in pieces that are looked at in a millisecond or two, cut between huge pages."""
+    start, end = part.span.start, part.span.end
+    for cut in range(round_down(start, _CHUNK_BYTES), end, _CHUNK_BYTES):
+        yield part.replace(span=Span(max(start, cut), min(end, cut + _CHUNK_BYTES)))
+
+
+def _step_aside() -> None:
+    """Let other Python threads run: they could hardly take the GIL in the instants in which system calls let it go."""
+    if sys.modules.get("threading") and sys.modules["threading"].active_count() > 1:
+        time.sleep(_ASIDE_SECONDS)
 
 
 class _Sighting:
