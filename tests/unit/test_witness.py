@@ -273,7 +273,7 @@ def test_without_frames_auto_is_counters_and_frames_is_an_error(monkeypatch, err
         raise error
 
     monkeypatch.setattr(witness, "read_frame_flags", refuse)
-    monkeypatch.setattr(witness, "read_entries", lambda *_asked: entries(OURS))
+    monkeypatch.setattr(witness, "read_own_entries", lambda *_asked: entries(OURS))
     assert evidence_of("auto") == "counters"
     assert evidence_of("counters") == "counters"
     assert evidence_of("none") == "none"
@@ -304,7 +304,7 @@ def test_flags_that_cannot_be_read_are_forbidden_or_absent(monkeypatch, missing,
 
 def test_frames_that_are_all_zero_are_hidden(monkeypatch):
     """Never frame 0: CAP_SYS_ADMIN is missing."""
-    monkeypatch.setattr(witness, "read_entries", lambda *_asked: entries(PRESENT | ALONE))
+    monkeypatch.setattr(witness, "read_own_entries", lambda *_asked: entries(PRESENT | ALONE))
     assert evidence_of("auto") == "counters"
     with pytest.raises(NotPermitted, match="hides frame numbers") as refused:
         evidence_of("frames")
@@ -323,7 +323,7 @@ def test_an_evidence_that_there_is_not_is_refused():
 def test_counters_claim_no_more_than_rss_fell_by(monkeypatch, drop, freed):
     """Another thread may have touched memory meanwhile, and less is certain then; below 0 nothing is."""
     before = iter([entries(*(OURS + nth for nth in range(8))), entries(*[0] * 8)])
-    monkeypatch.setattr(witness, "read_entries", lambda *_asked: next(before))
+    monkeypatch.setattr(witness, "read_own_entries", lambda *_asked: next(before))
     monkeypatch.setattr(witness, "_zero_and_split", lambda *_asked: (0, 0, 0))
     with ProcessDirectory() as process, Witness(process, "counters") as found:
         found.see([part_of("anonymous", pages=8)])

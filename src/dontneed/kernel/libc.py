@@ -1,22 +1,24 @@
 """The C library, loaded once: every foreign function that dontneed calls, each with its types and one errno check.
 
-All calls go through `CDLL`, which lets go of the GIL for their duration: a large madvise takes tens of milliseconds,
-and other Python threads run on meanwhile (`mmap.madvise` holds the GIL).
+Calls go through `CDLL`, which lets go of the GIL for their duration: a large madvise takes tens of milliseconds, and
+other Python threads run on meanwhile (`mmap.madvise` holds the GIL). `pread_held` does not: a call of microseconds that
+lets go has to wait for its turn again, 5 ms beside a thread that computes, and hundreds of them in a row take seconds.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
-from ctypes import c_int, c_long, c_size_t, c_void_p
+from ctypes import c_int, c_long, c_size_t, c_ssize_t, c_void_p
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_libc_held = ctypes.PyDLL(None, use_errno=True)
 
 MAP_FAILED = ctypes.c_void_p(-1).value
 
 
-def _function(name: str, result: type, *arguments: type):  # type: ignore[no-untyped-def]  # noqa: ANN202
-    function = getattr(_libc, name)
+def _function(name: str, result: type, *arguments: type, library=_libc):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    function = getattr(library, name)
     function.restype = result
     function.argtypes = arguments
     return function
@@ -29,7 +31,8 @@ munmap = _function("munmap", c_int, c_void_p, c_size_t)
 mprotect = _function("mprotect", c_int, c_void_p, c_size_t, c_int)
 mlock = _function("mlock", c_int, c_void_p, c_size_t)
 munlock = _function("munlock", c_int, c_void_p, c_size_t)
-mincore = _function("mincore", c_int, c_void_p, c_size_t, c_void_p)
+mincore = _function("mincore", c_int, c_void_p, c_size_t, c_ssize_t, c_void_p)
+pread_held = _function("pread", c_ssize_t, c_int, c_void_p, c_size_t, c_long, library=_libc_held)
 prctl = _function("prctl", c_int, c_int, c_long, c_long, c_long, c_long)
 
 

@@ -82,7 +82,9 @@ class Courtesy:
             _breathe()
 
 
-def scan_pages(fd: int, start: int, end: int, *, wanted: int, returned: int) -> Iterator[array[int]]:
+def scan_pages(
+    fd: int, start: int, end: int, *, wanted: int, returned: int, at_once: bool = False
+) -> Iterator[array[int]]:
     """The runs of pages in `[start, end)` that are in any category of `wanted`, in windows.
 
     Args:
@@ -91,6 +93,7 @@ def scan_pages(fd: int, start: int, end: int, *, wanted: int, returned: int) -> 
         end: page-aligned address.
         wanted: mask of `abi.pagemap.IS_*`: which pages.
         returned: mask of `abi.pagemap.IS_*`: what to say of each.
+        at_once: in windows of any number of pages: for the own process, which knows what it does.
     Yields:
         Arrays of start, end, categories, start, end, categories, … of the runs of one window; runs of one kind are
         joined across mappings.
@@ -111,13 +114,14 @@ def scan_pages(fd: int, start: int, end: int, *, wanted: int, returned: int) -> 
     while start < end:
         call[abi.SCAN_START] = start
         call[abi.SCAN_END] = min(end, start + _WINDOW_BYTES)
-        call[abi.SCAN_MAX_PAGES] = courtesy.window_pages
+        call[abi.SCAN_MAX_PAGES] = 0 if at_once else courtesy.window_pages
         began = perf_counter_ns()
         try:
             found = ioctl(fd, abi.PAGEMAP_SCAN, call)
         except OSError as error:
             raise _scan_error(error) from None
-        courtesy.after_window(perf_counter_ns() - began)
+        if not at_once:
+            courtesy.after_window(perf_counter_ns() - began)
         reached = call[abi.SCAN_WALK_END]
         if found:
             yield rows[: found * _ROW_WORDS]
@@ -163,6 +167,24 @@ def read_entries(fd: int, start: int, end: int) -> Words:
         count = os.preadv(fd, [view[done:upto]], page * abi.ENTRY_BYTES)
         if count <= 0:
             msg = "the process gave up its memory while its page map was read"
+            raise ProcessGone(msg)
+        done += count
+    return entries
+
+
+def read_own_entries(fd: int, start: int, end: int) -> Words:
+    """As `read_entries`, for the calling process: in one read, and with the GIL held, some 0.03 µs a page."""
+    import numpy as np
+
+    from dontneed.kernel.libc import pread_held
+
+    entries = np.zeros((end - start) // PAGE_BYTES, np.uint64)
+    done = 0
+    while done < entries.nbytes:
+        offset = start // PAGE_BYTES * abi.ENTRY_BYTES + done
+        count = pread_held(fd, entries.ctypes.data + done, entries.nbytes - done, offset)
+        if count <= 0:
+            msg = "there are no addresses so high, or the page map is closed"
             raise ProcessGone(msg)
         done += count
     return entries

@@ -35,7 +35,7 @@ from dontneed.abi.advice import Advice
 from dontneed.errors import AdviceRefused, KernelLacks, NotPermitted, ProcessGone, UsageError
 from dontneed.kernel.kpage import read_frame_flags, read_map_counts
 from dontneed.kernel.madvise import advise_range
-from dontneed.kernel.pagemap import read_entries, scan_categories, scan_pages
+from dontneed.kernel.pagemap import read_own_entries, scan_categories, scan_pages
 from dontneed.records import Record
 from dontneed.spans import Span
 from dontneed.units import HUGE_PAGE_BYTES, PAGE_BYTES, round_down, round_up
@@ -57,9 +57,9 @@ if TYPE_CHECKING:
 EVIDENCE = ("auto", "frames", "counters", "none")
 """What can be asked of a witness; `auto` is frames where the kernel shows them, else counters."""
 
-_CHUNK_BYTES = 64 * HUGE_PAGE_BYTES
-_ASIDE_SECONDS = 20e-6
-"""A sleep of any length lets a waiting thread in; the kernel makes some 70 µs of this one."""
+_CHUNK_BYTES = 32 * HUGE_PAGE_BYTES
+_ASIDE_SECONDS = 50e-6
+"""A sleep of any length lets a waiting thread in; the kernel makes some 100 µs of this one."""
 
 
 class Outcome(Record):
@@ -117,7 +117,7 @@ class Witness:
             return
         for part in parts:
             for chunk in _chunks(part):
-                self._seen.append(_Sighting(self._fd, chunk))
+                self._seen.append(_Sighting(self._fd, chunk, with_frames=self.evidence == "frames"))
                 _step_aside()
 
     def judge(self, rss_drop_bytes: int) -> Outcome:
@@ -131,7 +131,7 @@ class Witness:
         total = Outcome()
         for sighting in self._seen:
             _step_aside()
-            after = read_entries(self._fd, sighting.part.span.start, sighting.part.span.end)
+            after = read_own_entries(self._fd, sighting.part.span.start, sighting.part.span.end)
             if self.evidence == "frames":
                 neighbours = _frames_around(self._fd, sighting.part.span)
                 total += judge_by_frames(sighting.part, sighting.entries, after, neighbours)
@@ -181,7 +181,7 @@ class Witness:
         import numpy as np
 
         here = round_down(id(self))
-        frame = read_entries(self._fd, here, here + PAGE_BYTES) & np.uint64(abi.PFN_MASK)
+        frame = read_own_entries(self._fd, here, here + PAGE_BYTES) & np.uint64(abi.PFN_MASK)
         if not frame.any():
             msg = "the kernel hides frame numbers from this process"
             raise NotPermitted(msg, hint="they take CAP_SYS_ADMIN in the first user namespace: run as root (sudo)")
@@ -205,10 +205,10 @@ def _step_aside() -> None:
 class _Sighting:
     """The pages of a part before its release."""
 
-    def __init__(self, fd: int, part: Part) -> None:
+    def __init__(self, fd: int, part: Part, *, with_frames: bool) -> None:
         self.part = part
-        self.entries = read_entries(fd, part.span.start, part.span.end)
-        self.zero_bytes, _, self.split_bytes = _zero_and_split(fd, part.span)
+        self.entries = read_own_entries(fd, part.span.start, part.span.end)
+        self.zero_bytes, _, self.split_bytes = (0, 0, 0) if with_frames else _zero_and_split(fd, part.span)
 
 
 def _empty_queue() -> None:
@@ -357,9 +357,9 @@ def _frames_around(fd: int, span: Span) -> Words:
     """Frames that are mapped outside of `span`, in the huge pages that its ends may cut."""
     import numpy as np
 
-    before = read_entries(fd, round_down(span.start, HUGE_PAGE_BYTES), span.start)
+    before = read_own_entries(fd, round_down(span.start, HUGE_PAGE_BYTES), span.start)
     try:
-        behind = read_entries(fd, span.end, round_up(span.end, HUGE_PAGE_BYTES))
+        behind = read_own_entries(fd, span.end, round_up(span.end, HUGE_PAGE_BYTES))
     except ProcessGone:  # it is our own page map, so that is the end of the address space
         behind = np.zeros(0, np.uint64)
     return _frames(np.concatenate((before, behind)))
@@ -375,7 +375,7 @@ def _zero_and_split(fd: int, span: Span) -> tuple[int, int, int]:
         return 0, 0, 0
     zero = huge_zero = split = 0
     first, last = round_up(span.start, HUGE_PAGE_BYTES), round_down(span.end, HUGE_PAGE_BYTES)
-    for window in scan_pages(fd, span.start, span.end, wanted=abi.IS_PRESENT, returned=categories):
+    for window in scan_pages(fd, span.start, span.end, wanted=abi.IS_PRESENT, returned=categories, at_once=True):
         runs = iter(window)
         for start, end, found in zip(runs, runs, runs, strict=True):
             if found & abi.IS_ZERO and found & abi.IS_HUGE:
@@ -390,6 +390,9 @@ def _zero_and_split(fd: int, span: Span) -> tuple[int, int, int]:
 def _present_bytes(fd: int, span: Span) -> int:
     import numpy as np
 
-    entries = read_entries(fd, span.start, span.end)
+    entries = read_own_entries(fd, span.start, span.end)
+    present_bytes = _bytes(entries >= np.uint64(abi.PRESENT))
+    if not present_bytes:
+        return 0
     zero_bytes, huge_zero_bytes, _ = _zero_and_split(fd, span)
-    return _bytes(entries >= np.uint64(abi.PRESENT)) - zero_bytes - huge_zero_bytes
+    return present_bytes - zero_bytes - huge_zero_bytes
