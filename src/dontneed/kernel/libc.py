@@ -31,7 +31,7 @@ munmap = _function("munmap", c_int, c_void_p, c_size_t)
 mprotect = _function("mprotect", c_int, c_void_p, c_size_t, c_int)
 mlock = _function("mlock", c_int, c_void_p, c_size_t)
 munlock = _function("munlock", c_int, c_void_p, c_size_t)
-mincore = _function("mincore", c_int, c_void_p, c_size_t, c_ssize_t, c_void_p)
+mincore = _function("mincore", c_int, c_void_p, c_size_t, c_void_p)
 pread_held = _function("pread", c_ssize_t, c_int, c_void_p, c_size_t, c_long, library=_libc_held)
 prctl = _function("prctl", c_int, c_int, c_long, c_long, c_long, c_long)
 
