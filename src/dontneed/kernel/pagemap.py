@@ -43,9 +43,11 @@ _SMALL_WINDOW_PAGES = 512
 _LARGE_WINDOW_PAGES = 4096
 _WINDOW_BYTES = 4 * GIB
 _CALM_WINDOWS_TO_GROW = 8
-_LEAST_CARE, _MOST_CARE = 32, 2048
-"""Small windows after a sign of competition: few after a single one, which may be mere noise, more if they go on."""
-_BREATH_NS = 8_000
+_SHORT_CARE, _LONG_CARE = 8, 512
+"""Small windows with breaths after a sign of competition: few after a single one, which may be mere noise."""
+_CLOSE_NS = 1_000_000
+"""Two signs within a millisecond are no noise: someone wants the lock again and again."""
+_BREATH_NS = 5_000
 _QUIET_NS, _QUIET_NS_A_PAGE = 40_000, 12
 """A window without competition stays below this: 7 ns a page were measured, and a system call of a few µs."""
 _ROWS = 1024
@@ -57,27 +59,25 @@ _ENTRIES_A_READ = 512
 class Courtesy:
     """How large the next window may be, and whether to pause before it, from how long the last one took."""
 
-    __slots__ = ("_calm", "_care", "window_pages")
+    __slots__ = ("_calm", "_last_sign_ns", "window_pages")
 
     def __init__(self) -> None:
         self.window_pages = _SMALL_WINDOW_PAGES
         self._calm = 0
-        self._care = _LEAST_CARE
+        self._last_sign_ns = -_CLOSE_NS
 
     def after_window(self, elapsed_ns: int) -> None:
         """Learn from a window that took `elapsed_ns`; pause if someone else wants the lock."""
         if elapsed_ns > _QUIET_NS + self.window_pages * _QUIET_NS_A_PAGE:
+            now = perf_counter_ns()
             self.window_pages = _SMALL_WINDOW_PAGES
-            self._calm = -self._care
-            self._care = min(2 * self._care, _MOST_CARE)
+            self._calm = -(_LONG_CARE if now - self._last_sign_ns < _CLOSE_NS else _SHORT_CARE)
+            self._last_sign_ns = now
         else:
             self._calm += 1
-            if self._calm == _CALM_WINDOWS_TO_GROW:
+            if self._calm == _CALM_WINDOWS_TO_GROW and self.window_pages < _LARGE_WINDOW_PAGES:
+                self.window_pages *= 2
                 self._calm = 0
-                if self.window_pages < _LARGE_WINDOW_PAGES:
-                    self.window_pages *= 2
-                else:
-                    self._care = _LEAST_CARE
         if self._calm < 0:
             _breathe()
 

@@ -58,6 +58,7 @@ EVIDENCE = ("auto", "frames", "counters", "none")
 """What can be asked of a witness; `auto` is frames where the kernel shows them, else counters."""
 
 _CHUNK_BYTES = 32 * HUGE_PAGE_BYTES
+_FRAMES_AT_ONCE = 4096
 _ASIDE_SECONDS = 50e-6
 """A sleep of any length lets a waiting thread in; the kernel makes some 100 µs of this one."""
 
@@ -238,7 +239,7 @@ def judge_by_frames(part: Part, before: Words, after: Words, neighbours: Words) 
     present = before >= np.uint64(abi.PRESENT)
     left = present & (_frames(before) != _frames(after))
     entries, frames = before[left], _frames(before[left])
-    flags = read_frame_flags(frames)
+    flags = _flags_of(frames)
     mapped = _mapped(frames, flags)
 
     was_file = _has(entries, abi.FILE)
@@ -304,6 +305,17 @@ def judge_by_entries(part: Part, before: Words, after: Words, *, zero_bytes: int
         shared=max(0, _bytes(~was_file & ~was_alone) - zero_bytes) + part.keeps_cache * _bytes(was_file & ~was_alone),
         cached=part.keeps_cache * _bytes(was_file & was_alone),
     )
+
+
+def _flags_of(frames: Words) -> Words:
+    """The flags of frames, some thousands at a time, since the GIL is held meanwhile."""
+    import numpy as np
+
+    flags = np.zeros(len(frames), np.uint64)
+    for first in range(0, len(frames), _FRAMES_AT_ONCE):
+        flags[first : first + _FRAMES_AT_ONCE] = read_frame_flags(frames[first : first + _FRAMES_AT_ONCE])
+        _step_aside()
+    return flags
 
 
 def _frames(entries: Words) -> Words:
