@@ -258,16 +258,19 @@ def test_a_busy_process_is_walked_in_small_windows_with_pauses(monkeypatch) -> N
     kernel = FakeKernel(monkeypatch, took_ns=1_000_000)
     walk(100_000)
     assert set(kernel.windows) == {SMALLEST_WINDOW}
-    assert kernel.breaths == len(kernel.windows)
+    assert kernel.breaths >= len(kernel.windows) - 1  # the first one may have been noise
 
 
-def test_one_slow_window_is_remembered_for_a_while(monkeypatch) -> None:
-    """Windows are small again, with pauses at first, and need more calm to grow than at the beginning."""
+def test_one_slow_window_halves_the_next_and_two_close_ones_bring_pauses(monkeypatch) -> None:
+    """One may be noise; after two the windows are small again, with pauses, and need more calm to grow."""
     breaths = []
     monkeypatch.setattr(pagemap, "_breathe", lambda: breaths.append(1))
     courtesy = pagemap.Courtesy()
     calm_at_first = windows_until_it_grows(courtesy)
-    assert breaths == []
+    windows_until_it_grows(courtesy)
+    assert courtesy.window_pages == 4 * SMALLEST_WINDOW
+    courtesy.after_window(1_000_000)
+    assert (courtesy.window_pages, breaths) == (2 * SMALLEST_WINDOW, [])
     courtesy.after_window(1_000_000)
     assert (courtesy.window_pages, len(breaths)) == (SMALLEST_WINDOW, 1)
     calm = windows_until_it_grows(courtesy)

@@ -8,9 +8,9 @@ in a target that maps and unmaps all the time while 4 GiB of its pages are walke
 waiter has woken up; windows of 512 pages with a breath of some µs between them 8 µs, for twice the walking time.
 
 So the walk is courteous by feedback: it begins with small windows, lets them grow while nobody competes for the lock,
-and returns to small windows with breaths as soon as a window takes longer than its pages can explain (someone held the
-lock, and very likely someone waits for it). A process at rest is walked at full speed, a busy one is hardly disturbed.
-A walk is also cut by address, since page tables that are there and empty cost time and count no pages.
+halves them when one takes longer than its pages can explain (someone held the lock, or it is noise), and returns to the
+smallest, with breaths, when that happens twice within a millisecond. A process at rest is walked at full speed, a busy
+one is hardly disturbed. A walk is also cut by address, since page tables that are there and empty cost time and count no pages.
 
 Kernel:
     fs/proc/task_mmu.c do_pagemap_scan(), pagemap_read(). PAGEMAP_SCAN since 6.7; entries since 2.6.25, frame numbers
@@ -43,10 +43,9 @@ _SMALL_WINDOW_PAGES = 512
 _LARGE_WINDOW_PAGES = 4096
 _WINDOW_BYTES = 4 * GIB
 _CALM_WINDOWS_TO_GROW = 8
-_SHORT_CARE, _LONG_CARE = 8, 512
-"""Small windows with breaths after a sign of competition: few after a single one, which may be mere noise."""
+_WINDOWS_OF_CARE = 512
 _CLOSE_NS = 1_000_000
-"""Two signs within a millisecond are no noise: someone wants the lock again and again."""
+"""One window that took too long may be mere noise; two within a millisecond say that someone wants the lock."""
 _BREATH_NS = 5_000
 _QUIET_NS, _QUIET_NS_A_PAGE = 40_000, 12
 """A window without competition stays below this: 7 ns a page were measured, and a system call of a few µs."""
@@ -64,14 +63,18 @@ class Courtesy:
     def __init__(self) -> None:
         self.window_pages = _SMALL_WINDOW_PAGES
         self._calm = 0
-        self._last_sign_ns = -_CLOSE_NS
+        self._last_sign_ns = -2 * _CLOSE_NS
 
     def after_window(self, elapsed_ns: int) -> None:
         """Learn from a window that took `elapsed_ns`; pause if someone else wants the lock."""
         if elapsed_ns > _QUIET_NS + self.window_pages * _QUIET_NS_A_PAGE:
             now = perf_counter_ns()
-            self.window_pages = _SMALL_WINDOW_PAGES
-            self._calm = -(_LONG_CARE if now - self._last_sign_ns < _CLOSE_NS else _SHORT_CARE)
+            if now - elapsed_ns - self._last_sign_ns < _CLOSE_NS:
+                self.window_pages = _SMALL_WINDOW_PAGES
+                self._calm = -_WINDOWS_OF_CARE
+            else:
+                self.window_pages = max(_SMALL_WINDOW_PAGES, self.window_pages // 2)
+                self._calm = 0
             self._last_sign_ns = now
         else:
             self._calm += 1
