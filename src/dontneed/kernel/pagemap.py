@@ -10,8 +10,8 @@ waiter has woken up; windows of 512 pages with a breath of some µs between them
 So the walk is courteous by feedback: it begins with small windows and lets them grow while nobody competes for the
 lock. It halves them when one takes longer than its pages can explain (someone held the lock, or it is noise), and
 returns to the smallest, with breaths, when that happens twice within a millisecond. So a process at rest is walked
-fast, and a busy one is hardly disturbed. A walk is also cut by address, since page tables that are there and empty cost
-time and count no pages.
+fast, and a busy one waits a small part of what smaps costs it (benchmarks/stall.py). A walk is also cut by address,
+since page tables that are there and empty cost time and count no pages.
 
 Kernel:
     fs/proc/task_mmu.c do_pagemap_scan(), pagemap_read(). PAGEMAP_SCAN since 6.7; entries since 2.6.25, frame numbers
