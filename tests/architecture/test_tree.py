@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 MACHINE_PATHS = re.compile(
     rb"(?<![\w.}\]>*$-])/(?:" + b"|".join([b"wor" + b"k", b"roo" + b"t", b"far" + b"m"]) + rb")/"
 )
-"""Absolute paths of a developer's machine; `/proc/PID/root/` and the like, which go on from something, are none."""
+"""Absolute paths of a developer's machine; the same words further down a path, as below /proc/PID, are none."""
 
 
 def test_no_file_names_a_path_of_one_machine(checkout_files: list[Path], root: Path) -> None:

@@ -73,7 +73,7 @@ class LiveMachine:
         process = LiveProcess(*_start_child())
         try:
             _rehearse(process)
-        except BaseException:
+        except BaseException:  # Ctrl-C as well: no process of ours may outlive its making
             process.end()
             raise
         return process

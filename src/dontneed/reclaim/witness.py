@@ -101,7 +101,7 @@ class Witness:
         self._fd = -1 if evidence == "none" else self._opened(process, evidence)
         try:
             self.evidence = "none" if self._fd < 0 else self._settled(evidence)
-        except BaseException:
+        except BaseException:  # nobody will hold this object to close it, whatever ended its making
             os.close(self._fd)
             raise
 
@@ -114,6 +114,7 @@ class Witness:
 
     def see(self, parts: Sequence[Part]) -> None:
         """Remember the pages of `parts` as they are now."""
+        self._seen = []
         if self.evidence == "none":
             return
         for part in parts:
