@@ -1,0 +1,216 @@
+"""mmap, munmap, mprotect, mlock: the calls that make, change and end mappings. Each returns an errno, or 0.
+
+Kernel:
+    mm/mmap.c, mm/vma.c, mm/mprotect.c, mm/mlock.c; munmap is the zap of MADV_DONTNEED, and then the tables go too.
+"""
+
+from __future__ import annotations
+
+from errno import EACCES, EINVAL, ENOMEM, EPERM
+
+from dontneed.model import vma as vm
+from dontneed.model.entries import WRITE
+from dontneed.model.faults import fault_in
+from dontneed.model.huge import split_at
+from dontneed.model.mm import PAGE_SHIFT, TOP
+from dontneed.model.vma import Vma
+from dontneed.model.zap import zap
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from dontneed.model.mm import Mm
+    from dontneed.model.page_cache import File
+
+_MAY = vm.MAY_READ | vm.MAY_WRITE | vm.MAY_EXEC
+_CHARGED = vm.ACCOUNT | vm.WRITE | vm.HUGETLB | vm.SHARED | vm.NO_RESERVE
+
+
+def mmap(
+    mm: Mm,
+    first: int,
+    last: int,
+    access: int,
+    *,
+    shared: bool = False,
+    file: File | None = None,
+    offset: int = 0,
+    flags: int = 0,
+    name: str = "",
+) -> int:
+    """mmap(2) with MAP_FIXED: map pages `[first, last)`, whatever was there.
+
+    Args:
+        mm: where.
+        first: the first page.
+        last: the page behind the last.
+        access: READ, WRITE, EXEC.
+        shared: MAP_SHARED; shared anonymous memory is a file in memory, made by the caller.
+        file: what is mapped; None: private anonymous memory.
+        offset: from which of its pages on.
+        flags: further VM_* flags.
+        name: for a mapping without a file.
+    """
+    if first >= last or last > TOP:
+        return EINVAL if first >= last else ENOMEM
+    may = _possible_access(file, shared=shared)
+    if access & vm.WRITE and not may & vm.MAY_WRITE:
+        return EACCES
+    if refused := munmap(mm, first, last):
+        return refused
+    if shared:
+        flags |= vm.SHARED
+    elif access & vm.WRITE and not flags & vm.NO_RESERVE:
+        flags |= vm.ACCOUNT
+    if mm.lock_future:
+        flags |= vm.LOCKED
+    if len(mm.vmas) > mm.system.max_map_count:
+        return ENOMEM
+    vma = Vma(first, last, access | may | flags, file, offset if file is not None else first, name)
+    mm.vmas.insert(vma)
+    if file is not None:
+        file.mappers.add(mm)
+    vma = mm.vmas.merge(vma)
+    if vma.flags & vm.LOCKED:
+        populate(mm, first, last)
+    return 0
+
+
+def _possible_access(file: File | None, *, shared: bool) -> int:
+    """What mprotect(2) may ever allow of a mapping."""
+    if not shared:
+        return _MAY
+    if file is not None and not file.writable:
+        return _MAY & ~vm.MAY_WRITE
+    return _MAY | vm.MAY_SHARE
+
+
+def munmap(mm: Mm, first: int, last: int) -> int:
+    """munmap(2): take the pages, the mappings and the page tables that nothing else needs."""
+    if first >= last or last > TOP:
+        return EINVAL
+    if mm.system.path is not None:
+        mm.system.path.calling("munmap", f"{first << PAGE_SHIFT:#x}, {last - first} pages")
+    doomed = mm.vmas.within(first, last)
+    if not doomed:
+        return 0
+    if any(vma.flags & vm.SEALED for vma in doomed):
+        return EPERM
+    splits = (doomed[0].first < first) and (doomed[-1].last > last) and len(doomed) == 1
+    if splits and len(mm.vmas) >= mm.system.max_map_count:
+        return ENOMEM
+    mm.vmas.split(first)
+    mm.vmas.split(last)
+    doomed = mm.vmas.within(first, last)
+    for vma in doomed:
+        zap(mm, vma, vma.first, vma.last)
+    mm.vmas.remove(first, last)
+    floor, ceiling = mm.bounds_of(first, last)
+    mm.table.free_tables(doomed[0].first, doomed[-1].last, floor, ceiling)
+    return 0
+
+
+def mprotect(mm: Mm, first: int, last: int, access: int) -> int:
+    """mprotect(2): mapping by mapping, ascending; ends at the first hole with ENOMEM."""
+    if first == last:
+        return 0
+    page = first
+    while page < last:
+        vma = mm.vmas.find(page)
+        if vma is None:
+            return ENOMEM
+        end = min(vma.last, last)
+        if vma.flags & vm.SEALED:
+            return EPERM
+        if access & ~(vma.flags >> 4) & vm.ACCESS:
+            return EACCES
+        _protect(mm, vma, page, end, access)
+        page = end
+    return 0
+
+
+def mlock(mm: Mm, first: int, last: int, *, on_fault: bool = False) -> int:
+    """mlock(2): set the flag on every mapping up to a hole, then bring all pages in."""
+    wanted = vm.LOCKED | (vm.LOCK_ON_FAULT if on_fault else 0)
+    if refused := _flag_all(mm, first, last, vm.LOCKED | vm.LOCK_ON_FAULT, wanted):
+        return refused
+    return 0 if on_fault else populate(mm, first, last)
+
+
+def munlock(mm: Mm, first: int, last: int) -> int:
+    """munlock(2)."""
+    return _flag_all(mm, first, last, vm.LOCKED | vm.LOCK_ON_FAULT, 0)
+
+
+def populate(mm: Mm, first: int, last: int) -> int:
+    """Bring in what is to be locked, writable private memory by a write (populate_vma_page_range)."""
+    page = first
+    while page < last:
+        vma = mm.vmas.find(page)
+        if vma is None:
+            return ENOMEM
+        end = min(vma.last, last)
+        write = vma.flags & (vm.WRITE | vm.SHARED) == vm.WRITE
+        if vma.flags & (vm.IO | vm.PFNMAP) or not vma.flags & vm.ACCESS:
+            return ENOMEM
+        if fault_in(mm, vma, page, end, write=write):
+            return ENOMEM
+        page = end
+    return 0
+
+
+def set_flags(mm: Mm, vma: Vma, first: int, last: int, flags: int) -> Vma | None:
+    """Give pages `[first, last)` of a mapping these flags: split it, change the part, merge it with its neighbours.
+
+    Returns:
+        The mapping of `first` now; None: that would be one mapping too many.
+    """
+    if flags == vma.flags:
+        return vma
+    vmas = mm.vmas
+    if len(vmas) + (vma.first < first) + (last < vma.last) > mm.system.max_map_count:
+        return None
+    if vma.first < first:
+        split_at(mm, vma, first)
+        vmas.split(first)
+    if last < vma.last:
+        split_at(mm, vma, last)
+        vmas.split(last)
+    part = vmas.find(first)
+    assert part is not None  # noqa: S101 - it was just split there
+    part.flags = flags
+    return vmas.merge(part)
+
+
+def _flag_all(mm: Mm, first: int, last: int, clear: int, wanted: int) -> int:
+    page = first
+    while page < last:
+        vma = mm.vmas.find(page)
+        if vma is None:
+            return ENOMEM
+        end = min(vma.last, last)
+        if not vma.flags & vm.SPECIAL and set_flags(mm, vma, page, end, vma.flags & ~clear | wanted) is None:
+            return ENOMEM
+        page = end
+    return 0
+
+
+def _protect(mm: Mm, vma: Vma, first: int, last: int, access: int) -> None:
+    """mprotect_fixup()."""
+    before = vma.flags
+    flags = before & ~vm.ACCESS | access
+    if flags == before:
+        return
+    if access & vm.WRITE:
+        if not before & _CHARGED:
+            flags |= vm.ACCOUNT
+    elif before & vm.ACCOUNT and vma.is_anonymous and not vma.anon_vma and mm.system.behaviour.uncharges_read_only:
+        flags &= ~vm.ACCOUNT
+    changed = set_flags(mm, vma, first, last, flags)
+    if changed is None:
+        return
+    if before & vm.WRITE and not access & vm.WRITE:
+        split_at(mm, changed, first)
+        split_at(mm, changed, last)
+        mm.table.recode(first, last, WRITE, 0)
+    if before & (vm.WRITE | vm.SHARED | vm.LOCKED) == vm.LOCKED and access & vm.WRITE:
+        fault_in(mm, changed, first, last, write=True)

@@ -1,0 +1,81 @@
+"""An address space (`struct mm_struct`): its mappings, its page table, its counters.
+
+Kernel:
+    include/linux/mm_types.h; the RSS counters are of 2.6.34 and, with shared memory apart, of 4.5.
+"""
+
+from __future__ import annotations
+
+from dontneed.model.entries import ANON, FILE, SHMEM, SWAP
+from dontneed.model.page_table import PageTable
+from dontneed.model.vma import LOCKED, Vmas
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from dontneed.model.system import System
+
+PAGE_SHIFT = 12
+TOP = 1 << 35
+"""The first page behind what a process can map with four levels (47 bits of address)."""
+
+
+class Mm:
+    """The memory of one process.
+
+    Attributes:
+        system: the machine it is on.
+        vmas: its mappings.
+        table: its page table.
+        resident: pages by kind of entry: ANON, FILE, SHMEM, SWAP. What RSS and swap are made of.
+        hugetlb_pages: pages of the hugetlb pool that are mapped; in no RSS.
+        peak_pages: the RSS that was highest, as of the last time it fell (hiwater_rss).
+        minor_faults, major_faults: taken.
+        brk_first, brk: the heap's first page, and the byte address of its end.
+        lock_future: MCL_FUTURE.
+    """
+
+    def __init__(self, system: System) -> None:
+        self.system = system
+        self.vmas = Vmas()
+        self.table = PageTable()
+        self.resident = {ANON: 0, FILE: 0, SHMEM: 0, SWAP: 0}
+        self.hugetlb_pages = 0
+        self.peak_pages = 0
+        self.minor_faults = 0
+        self.major_faults = 0
+        self.brk_first = 0
+        self.brk = 0
+        self.lock_future = False
+
+    @property
+    def rss_pages(self) -> int:
+        """What VmRSS counts."""
+        resident = self.resident
+        return resident[ANON] + resident[FILE] + resident[SHMEM]
+
+    @property
+    def size_pages(self) -> int:
+        """What VmSize counts."""
+        return sum(vma.pages for vma in self.vmas)
+
+    @property
+    def locked_pages(self) -> int:
+        """What VmLck counts."""
+        return sum(vma.pages for vma in self.vmas if vma.flags & LOCKED)
+
+    def note_peak(self) -> None:
+        """Remember the RSS before it falls (update_hiwater_rss)."""
+        rss = self.rss_pages
+        self.peak_pages = max(rss, self.peak_pages)
+
+    def bounds_of(self, first: int, last: int) -> tuple[int, int]:
+        """The end of the mapping below `first`, and the beginning of the one from `last` on: what tables must stay."""
+        below = self.vmas.before(first)
+        above = self.vmas.find_from(last)
+        return below.last if below else 0, above.first if above else TOP
+
+    def copy_settings(self) -> Mm:
+        """A fresh address space that is set as this one is, and maps nothing."""
+        child = Mm(self.system)
+        child.brk_first, child.brk = self.brk_first, self.brk
+        return child

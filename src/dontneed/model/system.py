@@ -1,0 +1,59 @@
+"""A modelled machine: one kernel, its frames, its files, its swap, and what its administrator has set."""
+
+from __future__ import annotations
+
+from dontneed.model.frames import Frames
+from dontneed.model.page_cache import File
+from dontneed.model.swap import Swap
+from dontneed.model.versions import behaviour_at
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from dontneed.model.path import Path
+    from dontneed.model.versions import Behaviour
+
+
+class System:
+    """One machine.
+
+    Attributes:
+        behaviour: how its kernel behaves.
+        frames, swap: all there are of them.
+        huge_pool: free huge pages of the hugetlb pool.
+        huge_enabled: /sys/kernel/mm/transparent_hugepage/enabled: always, madvise or never.
+        max_map_count: vm.max_map_count.
+        path: what records the way through the kernel, for --explain; None: nobody asks.
+    """
+
+    def __init__(self, behaviour: Behaviour | str = "6.18") -> None:
+        self.behaviour = behaviour_at(behaviour) if isinstance(behaviour, str) else behaviour
+        self.frames = Frames()
+        self.swap = Swap()
+        self.huge_pool = 0
+        self.huge_enabled = "madvise"
+        self.max_map_count = 65530
+        self.path: Path | None = None
+        self._inode = 1000
+        self._pid = 100
+
+    def new_inode(self) -> int:
+        """The number of a fresh file."""
+        self._inode += 1
+        return self._inode
+
+    def new_pid(self) -> int:
+        """The number of a fresh process or thread."""
+        self._pid += 1
+        return self._pid
+
+    def new_file(self, name: str, pages: int, *, kind: int, byte: int = 0, cached: bool = True) -> File:
+        """A file whose pages are all filled with `byte`, and in the page cache if `cached`."""
+        file = File(self, name, pages, kind=kind)
+        if cached or byte:
+            for page in range(pages):
+                file.write(page, byte)
+            file.write_back()
+        if not cached and not file.in_memory:
+            for page in list(file.cache):
+                file.drop(page)
+        return file

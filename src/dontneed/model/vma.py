@@ -1,0 +1,239 @@
+"""The mappings of an address space (`struct vm_area_struct`), in order, with the rules of splitting and merging.
+
+Kernel:
+    2.6.32: mm/mmap.c vma_merge(), split_vma(), can_vma_merge_before(); 6.18: mm/vma.c vma_merge_existing_range(),
+    is_mergeable_vma(), is_mergeable_anon_vma(). The numbers of the flags are those of include/linux/mm.h.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from itertools import count
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from dontneed.model.page_cache import File
+
+READ = 1 << 0
+WRITE = 1 << 1
+EXEC = 1 << 2
+SHARED = 1 << 3
+MAY_READ = 1 << 4
+MAY_WRITE = 1 << 5
+MAY_EXEC = 1 << 6
+MAY_SHARE = 1 << 7
+GROWS_DOWN = 1 << 8
+MAYBE_GUARD = 1 << 9
+"""Guard markers were installed here (6.18.y, 6.19): sticky, and no hindrance to merging."""
+PFNMAP = 1 << 10
+LOCKED = 1 << 13
+IO = 1 << 14
+SEQ_READ = 1 << 15
+RAND_READ = 1 << 16
+DONT_COPY = 1 << 17
+DONT_EXPAND = 1 << 18
+LOCK_ON_FAULT = 1 << 19
+ACCOUNT = 1 << 20
+NO_RESERVE = 1 << 21
+HUGETLB = 1 << 22
+NONLINEAR = 1 << 23
+WIPE_ON_FORK = 1 << 25
+DONT_DUMP = 1 << 26
+MIXED_MAP = 1 << 28
+HUGE_PAGE = 1 << 29
+NO_HUGE_PAGE = 1 << 30
+MERGEABLE = 1 << 31
+DROPPABLE = 1 << 40
+SEALED = 1 << 42
+
+ACCESS = READ | WRITE | EXEC
+SPECIAL = IO | DONT_EXPAND | PFNMAP | MIXED_MAP
+"""Mapped by the kernel or a driver: never merged."""
+
+_anon_vmas = count(1)
+
+
+def new_anon_vma() -> int:
+    """The identity of a fresh `struct anon_vma`: what the anonymous pages of a mapping know their mappers by."""
+    return next(_anon_vmas)
+
+
+class Vma:
+    """One mapping of pages `[first, last)`.
+
+    Attributes:
+        flags: VM_*.
+        file, offset: what is mapped, and from which of its pages on; anonymous memory counts from its first page.
+        anon_vma: the identity of its anon_vma; 0 while it never held an anonymous page.
+        inherited: its anonymous pages may belong to an ancestor's anon_vma too, so it does not take a neighbour's.
+        name: what /proc/PID/maps prints for a mapping without a file.
+    """
+
+    __slots__ = ("anon_vma", "file", "first", "flags", "inherited", "last", "name", "offset")
+
+    def __init__(self, first: int, last: int, flags: int, file: File | None, offset: int, name: str = "") -> None:
+        self.first = first
+        self.last = last
+        self.flags = flags
+        self.file = file
+        self.offset = offset
+        self.anon_vma = 0
+        self.inherited = False
+        self.name = name
+
+    def copy(self) -> Vma:
+        """Another mapping that says the same."""
+        twin = Vma(self.first, self.last, self.flags, self.file, self.offset, self.name)
+        twin.anon_vma = self.anon_vma
+        twin.inherited = self.inherited
+        return twin
+
+    @property
+    def pages(self) -> int:
+        """How many pages."""
+        return self.last - self.first
+
+    @property
+    def is_anonymous(self) -> bool:
+        """vma_is_anonymous(): no file answers its faults."""
+        return self.file is None and not self.flags & (PFNMAP | HUGETLB)
+
+    def file_page(self, page: int) -> int:
+        """Which page of its file `page` maps."""
+        return self.offset + page - self.first
+
+
+def _anon_vmas_agree(left: Vma, right: Vma) -> bool:
+    """Whether two mappings may have one anon_vma."""
+    if left.anon_vma and right.anon_vma:
+        return left.anon_vma == right.anon_vma
+    return not (left.inherited if left.anon_vma else right.inherited if right.anon_vma else False)
+
+
+def is_mergeable(left: Vma, right: Vma) -> bool:
+    """Whether `left` and `right` could be one mapping: they touch, and say the same of contiguous pages."""
+    return (
+        left.last == right.first
+        and not (left.flags ^ right.flags) & ~MAYBE_GUARD
+        and not left.flags & SPECIAL
+        and left.file is right.file
+        and left.offset + left.last - left.first == right.offset
+        and left.name == right.name
+        and _anon_vmas_agree(left, right)
+    )
+
+
+class Vmas:
+    """The mappings of one address space, ascending."""
+
+    __slots__ = ("_firsts", "_vmas")
+
+    def __init__(self) -> None:
+        self._firsts: list[int] = []
+        self._vmas: list[Vma] = []
+
+    def __iter__(self) -> Iterator[Vma]:
+        return iter(self._vmas)
+
+    def __len__(self) -> int:
+        return len(self._vmas)
+
+    def find(self, page: int) -> Vma | None:
+        """The mapping that `page` lies in."""
+        index = bisect_right(self._firsts, page) - 1
+        if index >= 0:
+            vma = self._vmas[index]
+            if page < vma.last:
+                return vma
+        return None
+
+    def find_from(self, page: int) -> Vma | None:
+        """The mapping that `page` lies in, or the next above it."""
+        index = self._index_from(page)
+        return self._vmas[index] if index < len(self._vmas) else None
+
+    def before(self, page: int) -> Vma | None:
+        """The last mapping that begins below `page`."""
+        index = bisect_left(self._firsts, page) - 1
+        return self._vmas[index] if index >= 0 else None
+
+    def within(self, first: int, last: int) -> list[Vma]:
+        """The mappings that pages `[first, last)` meet, ascending."""
+        index = self._index_from(first)
+        return self._vmas[index : bisect_left(self._firsts, last, index)]
+
+    def insert(self, vma: Vma) -> None:
+        """Add a mapping; nothing else may be mapped there."""
+        index = bisect_left(self._firsts, vma.first)
+        self._firsts.insert(index, vma.first)
+        self._vmas.insert(index, vma)
+
+    def remove(self, first: int, last: int) -> None:
+        """Remove the mappings that lie in `[first, last)`; split at its ends before."""
+        start, end = bisect_left(self._firsts, first), bisect_left(self._firsts, last)
+        del self._firsts[start:end], self._vmas[start:end]
+
+    def grow_down(self, vma: Vma, page: int) -> None:
+        """Let a mapping begin at `page`, below where it began; nothing may be mapped in between."""
+        self._firsts[bisect_left(self._firsts, vma.first)] = page
+        vma.offset -= vma.first - page
+        vma.first = page
+
+    def clear(self) -> None:
+        """Remove all."""
+        self._firsts.clear()
+        self._vmas.clear()
+
+    def split(self, page: int) -> None:
+        """Make `page` the first of a mapping, if it lies in one."""
+        index = bisect_right(self._firsts, page) - 1
+        if index < 0:
+            return
+        lower = self._vmas[index]
+        if lower.first < page < lower.last:
+            upper = lower.copy()
+            upper.offset += page - lower.first
+            upper.first = lower.last = page
+            self._firsts.insert(index + 1, page)
+            self._vmas.insert(index + 1, upper)
+
+    def merge(self, vma: Vma) -> Vma:
+        """Merge `vma` with its neighbours where the kernel would; the mapping that it is part of then."""
+        index = bisect_left(self._firsts, vma.first)
+        vmas = self._vmas
+        before = index > 0 and is_mergeable(vmas[index - 1], vma)
+        after = index + 1 < len(vmas) and is_mergeable(vma, vmas[index + 1])
+        if before and after and not self._all_three_agree(index):
+            after = False  # the kernel takes the lower neighbour if it cannot have both
+        if after:
+            self._join(index)
+        if before:
+            self._join(index - 1)
+            return vmas[index - 1]
+        return vma
+
+    def flags_between(self, first: int, last: int) -> int:
+        """The flags that any mapping of `[first, last)` has."""
+        flags = 0
+        for vma in self.within(first, last):
+            flags |= vma.flags
+        return flags
+
+    def _all_three_agree(self, index: int) -> bool:
+        lower, upper = self._vmas[index - 1], self._vmas[index + 1]
+        return not (lower.anon_vma and upper.anon_vma) or lower.anon_vma == upper.anon_vma
+
+    def _join(self, index: int) -> None:
+        lower, upper = self._vmas[index], self._vmas[index + 1]
+        lower.last = upper.last
+        lower.flags |= upper.flags & MAYBE_GUARD
+        if not lower.anon_vma:
+            lower.anon_vma, lower.inherited = upper.anon_vma, upper.inherited
+        del self._firsts[index + 1], self._vmas[index + 1]
+
+    def _index_from(self, page: int) -> int:
+        """The index of the first mapping that ends above `page`."""
+        index = bisect_right(self._firsts, page) - 1
+        return index if index >= 0 and page < self._vmas[index].last else index + 1
