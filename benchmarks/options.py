@@ -26,6 +26,8 @@ class Options(Record):
         discarded_bytes: of the one large range that is discarded.
         waiting_bytes: of the discard during which another thread is watched.
         scattered_pages: how many single pages are dropped.
+        modelled_pages: touched in the model at one go.
+        modelled_calls, modelled_mappings: how many calls it serves, over how many mappings.
     """
 
     held: HeldProcesses
@@ -40,6 +42,9 @@ class Options(Record):
     discarded_bytes: int
     waiting_bytes: int
     scattered_pages: int
+    modelled_pages: int
+    modelled_calls: int
+    modelled_mappings: int
 
 
 def quick_options(held: HeldProcesses) -> Options:
@@ -57,6 +62,9 @@ def quick_options(held: HeldProcesses) -> Options:
         discarded_bytes=256 * MIB,
         waiting_bytes=256 * MIB,
         scattered_pages=20_000,
+        modelled_pages=1_000_000,
+        modelled_calls=20_000,
+        modelled_mappings=2_000,
     )
 
 
@@ -80,6 +88,9 @@ def full_options(held: HeldProcesses, available_bytes: int) -> Options:
         discarded_bytes=_fitting(4 * GIB, available_bytes),
         waiting_bytes=_fitting(GIB, available_bytes),
         scattered_pages=100_000,
+        modelled_pages=20_000_000,
+        modelled_calls=1_000_000,
+        modelled_mappings=18_000,
     )
 
 

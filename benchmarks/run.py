@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from options import Options
 
-QUESTIONS = ("look_running", "look_cold", "stall", "decode", "startup", "discard")
+QUESTIONS = ("look_running", "look_cold", "stall", "decode", "startup", "discard", "model")
 """In this order: a process of many gigabytes serves all who look at it, and is gone before others need as much."""
 
 KEPT = Path(__file__).parent / "results"

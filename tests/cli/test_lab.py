@@ -6,13 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from dontneed.cli import lab
 from dontneed.cli.main import main
 from dontneed.errors import KernelLacks
-from dontneed.lab.catalogue import EXPERIMENTS, MACHINES
+from dontneed.lab.catalogue import NAMES, experiments, machine_names
 from dontneed.lab.experiment import Experiment
 from dontneed.units import KIB, PAGE_BYTES
 
@@ -34,7 +35,9 @@ SKIPPED = Experiment("skipped", "Can it be done?", _ask_too_much)
 @pytest.fixture
 def more_experiments(monkeypatch):
     """Two experiments beside the real ones: one whose claim fails, and one that cannot be done."""
-    monkeypatch.setattr("dontneed.lab.catalogue.EXPERIMENTS", (*EXPERIMENTS, FAILING, SKIPPED))
+    monkeypatch.setattr("dontneed.lab.catalogue.NAMES", (*NAMES, FAILING.name, SKIPPED.name))
+    for each in (FAILING, SKIPPED):
+        monkeypatch.setitem(sys.modules, f"dontneed.lab.{each.name}", SimpleNamespace(EXPERIMENT=each))
 
 
 def _command(*arguments, **environment):
@@ -50,8 +53,8 @@ def test_list_says_what_each_experiment_asks(capsys):
     """A line each."""
     assert main(["lab", "list"]) == 0
     printed = capsys.readouterr().out.splitlines()
-    assert len(printed) == len(EXPERIMENTS)
-    assert all(each.name in line and each.question in line for each, line in zip(EXPERIMENTS, printed, strict=True))
+    assert len(printed) == len(NAMES)
+    assert all(each.name in line and each.question in line for each, line in zip(experiments(), printed, strict=True))
 
 
 def test_list_for_programs(capsys):
@@ -61,7 +64,7 @@ def test_list_for_programs(capsys):
     assert document["schema"] == 1
     assert {"name", "question"} == set(document["experiments"][0])
     assert document["experiments"][0]["name"] == "anonymous"
-    assert document["machines"] == list(MACHINES)
+    assert document["machines"] == list(machine_names())
 
 
 def test_run_prints_a_transcript_with_its_claims(capsys):

@@ -16,6 +16,10 @@ EXCLUSIVE = 1 << 56
 UFFD_WP = 1 << 57
 GUARD = 1 << 58
 """A guard marker; since 6.15, with SWAP set beside it."""
+SIZE_MASK = 0x3F << 55
+SIZE_4_KIB = 12 << 55
+"""Until 4.2 every entry had the size of a page here, as a power of two, also where nothing is mapped; no newer entry
+can look like these, for no guard marker is write-protected."""
 FILE = 1 << 61
 """A page of a file or of shared memory; since 3.5."""
 SWAP = 1 << 62

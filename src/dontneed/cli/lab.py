@@ -1,14 +1,28 @@
 """Experiments on kernel memory: what is done, what pmap shows after each step, and whether every claim holds.
 
-An experiment runs in a process of its own and leaves nothing behind. One that this kernel or this user cannot do is
-skipped, with the reason, and that is no failure; a claim that does not hold is, and ends the command with exit code 1.
+An experiment runs on the live kernel, in a process of its own, or in the model of a kernel (2.6.32, 6.18, any between),
+and leaves nothing behind. One that this machine or this user cannot do is skipped, with the reason, and that is no
+failure; a claim that does not hold is, and ends the command with exit code 1.
+
+`compare` runs one on several machines and says what differs, and since which kernel: the model is asked version by
+version.
 """
 
 from __future__ import annotations
 
 import sys
 
-from dontneed.lab.catalogue import EXPERIMENTS, LIVE, MACHINES, experiment_named, machine_named, run_experiment
+from dontneed.lab.catalogue import (
+    LIVE,
+    NAMES,
+    NEWEST,
+    OLDEST,
+    experiment_named,
+    experiments,
+    machine_named,
+    machine_names,
+    run_experiment,
+)
 from dontneed.report.json import format_json
 from dontneed.report.transcript import format_run, run_document
 
@@ -17,7 +31,9 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
     from collections.abc import Iterable
 
-_MARKS = "✓✗→←…"
+    from dontneed.lab.experiment import Experiment
+
+_MARKS = "✓✗→←…·"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -28,11 +44,31 @@ def add_arguments(parser: ArgumentParser) -> None:
     running = actions.add_parser("run", help="run an experiment and check its claims")
     running.add_argument("name", metavar="NAME", help="the experiment, as `dontneed lab list` calls it")
     running.add_argument(
-        "--machine", default=LIVE, metavar="MACHINE", help=f"what it runs on: {', '.join(MACHINES)} (default: {LIVE})"
+        "--machine",
+        default=LIVE,
+        metavar="MACHINE",
+        help=f"what it runs on: {', '.join(machine_names())}, or another version (default: {LIVE})",
     )
-    form = running.add_mutually_exclusive_group()
+    add_report_arguments(running)
+    comparing = actions.add_parser("compare", help="run an experiment on several machines: what differs, and since when")
+    comparing.add_argument("name", metavar="NAME", help="the experiment")
+    comparing.add_argument(
+        "--machines",
+        default=f"{OLDEST},{NEWEST},{LIVE}",
+        metavar="LIST",
+        help=f"which ones (default: {OLDEST},{NEWEST},{LIVE})",
+    )
+    comparing.add_argument("--json", action="store_true", help="the same, for programs")
+
+
+def add_report_arguments(parser: ArgumentParser) -> None:
+    """Declare how a run is reported."""
+    form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="steps, claims and verdict, for programs; sizes in bytes")
     form.add_argument("--show-code", action="store_true", help="run it, and print the Python that does the same")
+    parser.add_argument(
+        "--explain", action="store_true", help="the way of every discard through the kernel, and the entries it meets"
+    )
 
 
 def run(arguments: Namespace) -> int:
@@ -40,26 +76,50 @@ def run(arguments: Namespace) -> int:
     if arguments.action == "list":
         _list(as_json=arguments.json)
         return 0
-    experiment, machine = experiment_named(arguments.name), machine_named(arguments.machine)
-    done = run_experiment(experiment, machine)
+    experiment = experiment_named(arguments.name)
+    if arguments.action == "compare":
+        return _compare(experiment, arguments)
+    return report(experiment, arguments)
+
+
+def report(experiment: Experiment, arguments: Namespace) -> int:
+    """Run an experiment on the machine that was asked for, and print what came of it; the exit code."""
+    done = run_experiment(experiment, machine_named(arguments.machine), explain=arguments.explain)
     if arguments.json:
-        _print_lines([format_json(run_document(done))])
+        print_lines([format_json(run_document(done))])
     elif arguments.show_code and done.skipped is None:
         from dontneed.lab.spelling import program
 
-        _print_lines(program(done))
+        print_lines(program(done))
     else:
-        _print_lines(format_run(done, ascii_only=not _can_print_marks()))
+        print_lines(format_run(done, ascii_only=not _can_print_marks()))
     return 0 if done.passed or done.skipped is not None else 1
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Write lines to standard output."""
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _compare(experiment: Experiment, arguments: Namespace) -> int:
+    from dontneed.lab.compare import compare
+    from dontneed.report.comparison import comparison_document, format_comparison
+
+    comparison = compare(experiment, [name.strip() for name in arguments.machines.split(",")])
+    if arguments.json:
+        print_lines([format_json(comparison_document(comparison))])
+    else:
+        print_lines(format_comparison(comparison, ascii_only=not _can_print_marks()))
+    return 0 if comparison.passed else 1
 
 
 def _list(*, as_json: bool) -> None:
     if as_json:
-        experiments = [{"name": each.name, "question": each.question} for each in EXPERIMENTS]
-        _print_lines([format_json({"experiments": experiments, "machines": list(MACHINES)})])
+        listed = [{"name": each.name, "question": each.question} for each in experiments()]
+        print_lines([format_json({"experiments": listed, "machines": list(machine_names())})])
         return
-    width = max(len(each.name) for each in EXPERIMENTS)
-    _print_lines(f"{each.name:{width}}  {each.question}" for each in EXPERIMENTS)
+    width = max(map(len, NAMES))
+    print_lines(f"{each.name:{width}}  {each.question}" for each in experiments())
 
 
 def _can_print_marks() -> bool:
@@ -68,7 +128,3 @@ def _can_print_marks() -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _print_lines(lines: Iterable[str]) -> None:
-    sys.stdout.write("\n".join(lines) + "\n")

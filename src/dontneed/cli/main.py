@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "look": "what a process holds: its mappings, and what is behind them",
     "lab": "experiments on kernel memory, with every claim checked",
+    "model": "a scenario of one's own, in the model of a kernel",
     "doctor": "what this kernel, container and user allow, and how to get the rest",
     "demo": "the whole story on a real process, in under half a minute",
 }

@@ -47,6 +47,12 @@ def touch_pages(address: int, pages: int, *, write: bool) -> None:
             first_bytes.tobytes()
 
 
+def rewrite_pages(address: int, pages: int) -> None:
+    """Write to each of `pages` pages what is there, from the highest down, as a stack grows."""
+    for page in reversed(range(address, address + pages * PAGE_BYTES, PAGE_BYTES)):
+        ctypes.memmove(page, ctypes.string_at(page, 1), 1)
+
+
 def count_faults() -> tuple[int, int]:
     """The minor and major page faults of the calling thread so far."""
     usage = resource.getrusage(resource.RUSAGE_THREAD)

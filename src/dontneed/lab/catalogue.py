@@ -2,24 +2,57 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 from dontneed.errors import KernelLacks, NotPermitted, UsageError
-from dontneed.lab import anonymous
 from dontneed.lab.bench import Bench
-from dontneed.lab.live import LiveMachine
+from dontneed.model.versions import NEWEST, OLDEST, numbers_of
 from dontneed.report.transcript import Run
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from dontneed.lab.experiment import Experiment
     from dontneed.lab.machine import Machine
 
-EXPERIMENTS: tuple[Experiment, ...] = (anonymous.EXPERIMENT,)
+NAMES = (
+    "anonymous",
+    "zero-page",
+    "page-tables-stay-or-go",
+    "munmap-is-the-same-zap",
+    "hole",
+    "error-order",
+    "private-file",
+    "shared-file",
+    "shared-anonymous",
+    "dirty-is-dropped-not-written",
+    "fork-and-cow",
+    "locked",
+    "pfn-mapped",
+    "hugetlb",
+    "transparent-huge",
+    "khugepaged-takes-back",
+    "swap-is-freed",
+    "free-vs-dontneed",
+    "cold-and-pageout",
+    "guard-regions",
+    "thread-exit",
+    "thread-stack-grows-and-never-shrinks",
+    "thread-stack-versions",
+    "posix-madvise-does-nothing",
+)
+"""Every experiment, in the order in which one learns from them; the module of each has its name with underscores."""
 
 LIVE = "live"
-MACHINES: dict[str, Callable[[], Machine]] = {LIVE: LiveMachine}
-"""Name to what makes one."""
+
+
+def machine_names() -> tuple[str, ...]:
+    """The machines that are offered; the model takes every version between its oldest and its newest."""
+    return LIVE, OLDEST, NEWEST
+
+
+def experiments() -> tuple[Experiment, ...]:
+    """All of them."""
+    return tuple(map(experiment_named, NAMES))
 
 
 def experiment_named(name: str) -> Experiment:
@@ -28,28 +61,42 @@ def experiment_named(name: str) -> Experiment:
     Raises:
         UsageError: there is none; the hint says which there are.
     """
-    for experiment in EXPERIMENTS:
-        if experiment.name == name:
-            return experiment
-    msg = f"there is no experiment {name!r}"
-    raise UsageError(msg, hint=f"one of: {', '.join(experiment.name for experiment in EXPERIMENTS)}")
+    if name not in NAMES:
+        msg = f"there is no experiment {name!r}"
+        raise UsageError(msg, hint=f"one of: {', '.join(NAMES)}")
+    experiment: Experiment = import_module(f"dontneed.lab.{name.replace('-', '_')}").EXPERIMENT
+    return experiment
 
 
 def machine_named(name: str) -> Machine:
-    """The machine called `name`.
+    """The machine called `name`: live, or a version of Linux, which the model performs.
 
     Raises:
         UsageError: there is none; the hint says which there are.
     """
-    if name not in MACHINES:
+    if name == LIVE:
+        from dontneed.lab.live import LiveMachine
+
+        return LiveMachine()
+    try:
+        known = numbers_of(OLDEST) <= numbers_of(name) <= numbers_of(NEWEST)
+    except UsageError:
+        known = False
+    if not known:
         msg = f"there is no machine {name!r}"
-        raise UsageError(msg, hint=f"one of: {', '.join(MACHINES)}")
-    return MACHINES[name]()
+        raise UsageError(msg, hint=f"one of: {', '.join(machine_names())}, or a version of Linux between the last two")
+    from dontneed.lab.modelled import ModelMachine
+
+    return ModelMachine(name)
 
 
-def run_experiment(experiment: Experiment, machine: Machine | None = None) -> Run:
+def run_experiment(experiment: Experiment, machine: Machine | None = None, *, explain: bool = False) -> Run:
     """Run an experiment in a fresh process of `machine`, by default of the live one.
 
+    Args:
+        experiment: which.
+        machine: where.
+        explain: keep the way of every discard through the kernel in the steps.
     Returns:
         What was done, seen and claimed; `skipped` says why it was not done where the machine or this user cannot.
     Raises:
@@ -57,10 +104,10 @@ def run_experiment(experiment: Experiment, machine: Machine | None = None) -> Ru
     """
     machine = machine or machine_named(LIVE)
     kernel = machine.kernel
-    run = Run(experiment.name, experiment.question, machine.name, kernel.release)
+    run = Run(experiment.name, experiment.question, machine.name, kernel.release, kernel.note)
     try:
         with machine.start() as process:
-            bench = Bench(process, kernel)
+            bench = Bench(process, kernel, explain=explain)
             experiment.perform(bench)
     except (KernelLacks, NotPermitted) as error:
         return run.replace(skipped=str(error))

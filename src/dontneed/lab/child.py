@@ -11,6 +11,7 @@ a slot, which fences it off: no neighbour merges with it, and its page tables ar
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import os
@@ -19,18 +20,15 @@ import socket
 
 from dontneed.abi.advice import Advice
 from dontneed.abi.page_table import SLOT_BYTES
-from dontneed.kernel import libc
-from dontneed.kernel.mappings import (
-    MAP_ANONYMOUS,
-    MAP_FIXED,
-    MAP_NORESERVE,
-    MAP_PRIVATE,
-    MAP_SHARED,
-    PROT_NONE,
-    map_memory,
-    unmap_memory,
-)
+from dontneed.errors import DontneedError, KernelLacks
+from dontneed.kernel import libc, mappings, threads
+from dontneed.kernel.advice_vector import advise_vector
+from dontneed.kernel.files import count_cached_pages, create_file, read_file_bytes
+from dontneed.kernel.mappings import MAP_ANONYMOUS, MAP_FIXED, MAP_NORESERVE, MAP_PRIVATE, MAP_SHARED, PROT_NONE
 from dontneed.kernel.memory import count_faults, fill, read_bytes, touch_pages
+from dontneed.kernel.touch import touch_surviving
+from dontneed.lab.channel import PACKET_BYTES
+from dontneed.lab.machine import HUGETLB, SHARED_ANONYMOUS, SHARED_FILE
 from dontneed.units import PAGE_BYTES, round_up
 
 TYPE_CHECKING = False
@@ -40,13 +38,13 @@ if TYPE_CHECKING:
 
     Word = Callable[..., Any]
 
-PACKET_BYTES = 1 << 16
-"""More than any packet holds: memory never travels, only what was found in it."""
-
 _PR_SET_PDEATHSIG = 1
+_SHARED_KINDS = (SHARED_ANONYMOUS, SHARED_FILE)
+_NO_HUGETLB = (errno.EINVAL, errno.ENODEV, errno.ENOENT)
+"""What MAP_HUGETLB is answered by a kernel that has no hugetlb pages of this size."""
 
 
-def serve(channel_fd: int, parent: int) -> None:
+def serve(channel_fd: int, parent: str) -> None:
     """Carry out words until the parent closes its end of the channel.
 
     Args:
@@ -56,7 +54,7 @@ def serve(channel_fd: int, parent: int) -> None:
     gc.disable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, and its end is ours
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # forked children are reaped by the kernel
-    _die_with(parent)
+    _die_with(int(parent))
     _Servant(channel_fd).serve()
 
 
@@ -68,60 +66,121 @@ def _die_with(parent: int) -> None:
 
 
 class _Servant:
-    """One process, its channel, and the words that it knows: methods of their names."""
+    """One process, its channel, and the words that it knows: methods of their names, and functions."""
 
     def __init__(self, channel_fd: int) -> None:
         self._channel = socket.socket(fileno=channel_fd)
         self._regions: dict[int, tuple[int, int, int]] = {}
+        self._threads: dict[int, threads.SleepingThread] = {}
         self._words: dict[str, Word] = {
             "map": self._map,
             "unmap": self._unmap,
-            "write": _write,
-            "read": _read,
-            "advise": _advise,
+            "remap": self._remap,
+            "protect": _protect,
+            "seal": _seal,
             "lock": _lock,
             "unlock": _unlock,
+            "advise": _advise,
+            "advise_vector": _advise_vector,
+            "posix_advise": libc.posix_madvise,
+            "write": _write,
+            "read": _read,
+            "touch": _touch,
+            "create_file": _create_file,
+            "file_bytes": _file_bytes,
+            "cached_pages": count_cached_pages,
+            "start_thread": self._start_thread,
+            "use_stack": self._use_stack,
+            "end_thread": self._end_thread,
             "fork": self._fork,
         }
 
     def serve(self) -> None:
         self._say({"value": os.getpid()})
         while packet := self._listen():
-            word, numbers, fds = packet
+            word, arguments, fds = packet
             try:
-                answer = {"value": self._words[word](*numbers, *fds)}
+                answer = {"value": self._words[word](*arguments, *fds)}
             except OSError as error:
                 answer = {"error": f"{error.filename}: {error.strerror}"}
+            except DontneedError as error:
+                answer = {"lacks": [error.message, error.hint]}
             self._say(answer)
+        self._channel.detach()  # left to the kernel to close, which does so once the memory is given back
 
-    def _listen(self) -> tuple[str, list[int], list[int]] | None:
+    def _listen(self) -> tuple[str, list[Any], list[int]] | None:
         packet, fds, _, _ = socket.recv_fds(self._channel, PACKET_BYTES, 1)
         if not packet:
             return None
-        word, *numbers = json.loads(packet)
-        return word, numbers, fds
+        word, *arguments = json.loads(packet)
+        return word, arguments, fds
 
     def _say(self, answer: dict[str, Any]) -> None:
         self._channel.send(json.dumps(answer).encode("ascii"))
 
     # Addresses and sizes are in bytes. What is refused and may well be is answered by its errno.
 
-    def _map(self, length: int, shared: bool) -> int:  # noqa: FBT001 - it comes as one of the numbers of a packet
+    def _map(self, length: int, kind: str, fd: int, protection: str, huge: bool) -> int:  # noqa: FBT001 - it comes in a packet
+        flags = MAP_FIXED | (MAP_SHARED if kind in _SHARED_KINDS else MAP_PRIVATE)
+        flags |= MAP_ANONYMOUS if fd < 0 else 0
+        flags |= mappings.MAP_HUGETLB | mappings.MAP_HUGE_2MB if kind == HUGETLB else 0
+        start = self._reserve(length)
+        try:
+            mappings.map_memory(length, address=start, protection=_protection(protection), flags=flags, fd=fd)
+        except OSError as error:
+            self._release(start)
+            if kind == HUGETLB and error.errno in _NO_HUGETLB:
+                msg = "the kernel maps no hugetlb pages of 2 MiB"
+                raise KernelLacks(msg, hint="it takes CONFIG_HUGETLBFS, and a processor that has such pages") from None
+            raise
+        if kind != HUGETLB:  # refused by kernels without huge pages, where small ones are all there is
+            _advise(start, length, int(Advice.HUGEPAGE if huge else Advice.NOHUGEPAGE))
+        return start
+
+    def _unmap(self, start: int, length: int) -> int:
+        refused = _answered(mappings.unmap_memory, start, length)
+        if not refused and self._regions.get(start, (0, 0, 0))[0] == length:
+            self._release(start)
+        return refused
+
+    def _remap(self, start: int, length: int, new_length: int) -> int:
+        if new_length < length:
+            mappings.remap_memory(start, length, new_length)
+            moved = start
+        else:
+            moved = self._reserve(new_length)
+            try:
+                mappings.remap_memory(start, length, new_length, new_address=moved)
+            except OSError:
+                self._release(moved)
+                raise
+            self._release(start)
+        return moved
+
+    def _reserve(self, length: int) -> int:
+        """Where a region of this length can be mapped, between fences."""
         reserved = round_up(length, SLOT_BYTES) + 3 * SLOT_BYTES
-        base = map_memory(reserved, protection=PROT_NONE, flags=MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE)
+        base = mappings.map_memory(reserved, protection=PROT_NONE, flags=MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE)
         start = round_up(base, SLOT_BYTES) + SLOT_BYTES
-        sharing = MAP_SHARED if shared else MAP_PRIVATE
-        map_memory(length, address=start, flags=sharing | MAP_ANONYMOUS | MAP_FIXED)
-        _advise(start, length, int(Advice.NOHUGEPAGE))  # refused by kernels without huge pages, where it is so anyway
         self._regions[start] = length, base, reserved
         return start
 
-    def _unmap(self, start: int, length: int) -> None:
-        unmap_memory(start, length)
-        mapped, base, reserved = self._regions.get(start, (0, 0, 0))
-        if length == mapped:
-            unmap_memory(base, reserved)  # its fences
-            del self._regions[start]
+    def _release(self, start: int) -> None:
+        """Unmap a region that was moved or unmapped, which leaves its fences to unmap."""
+        if start in self._regions:
+            _, base, reserved = self._regions.pop(start)
+            mappings.unmap_memory(base, reserved)
+
+    def _start_thread(self, stack_bytes: int) -> list[int]:
+        thread = threads.start_thread(stack_bytes)
+        self._threads[thread.handle] = thread
+        return [thread.handle, thread.stack_start, thread.stack_bytes, thread.guard_bytes]
+
+    def _use_stack(self, handle: int, depth_bytes: int) -> None:
+        threads.use_stack(self._threads[handle], depth_bytes)
+
+    def _end_thread(self, handle: int) -> None:
+        threads.end_thread(self._threads.pop(handle))
 
     def _fork(self, channel_fd: int) -> int:
         """Fork a child that goes on serving, on the channel that came with the word. Each answers with its own pid."""
@@ -132,6 +191,7 @@ class _Servant:
             _die_with(parent)
             self._channel.close()
             self._channel = socket.socket(fileno=channel_fd)
+            self._threads.clear()
         return os.getpid()
 
 
@@ -158,17 +218,54 @@ def _faults_since(before: tuple[int, int]) -> list[int]:
     return [after[0] - before[0], after[1] - before[1]]
 
 
-def _advise(start: int, length: int, advice: int) -> int:
-    return _errno_of(libc.madvise(start, length, advice))
+def _touch(start: int, length: int, write: bool) -> int:  # noqa: FBT001 - it comes in a packet
+    return touch_surviving(start, length // PAGE_BYTES, write=write)
+
+
+def _protect(start: int, length: int, protection: str) -> int:
+    return _answered(mappings.protect_memory, start, length, _protection(protection))
+
+
+def _protection(letters: str) -> int:
+    return (mappings.PROT_READ if "r" in letters else 0) | (mappings.PROT_WRITE if "w" in letters else 0)
+
+
+def _seal(start: int, length: int) -> int:
+    refused = _answered(mappings.seal_memory, start, length)
+    if refused == errno.ENOSYS:
+        msg = "this kernel does not seal memory"
+        raise KernelLacks(msg, hint="mseal came with Linux 6.10, for 64 bits")
+    return refused
 
 
 def _lock(start: int, length: int) -> int:
-    return _errno_of(libc.mlock(start, length))
+    return _answered(mappings.lock_memory, start, length)
 
 
 def _unlock(start: int, length: int) -> int:
-    return _errno_of(libc.munlock(start, length))
+    return _answered(mappings.unlock_memory, start, length)
 
 
-def _errno_of(result: int) -> int:
-    return libc.last_errno() if result else 0
+def _advise(start: int, length: int, advice: int) -> int:
+    return libc.last_errno() if libc.madvise(start, length, advice) else 0
+
+
+def _advise_vector(ranges: list[list[int]], advice: int) -> int:
+    return advise_vector([(start, length) for start, length in ranges], advice)
+
+
+def _create_file(pages: int, byte: int, in_memory: bool) -> int:  # noqa: FBT001 - it comes in a packet
+    return create_file(pages, byte, in_memory=in_memory)
+
+
+def _file_bytes(descriptor: int) -> list[int]:
+    return sorted(read_file_bytes(descriptor))
+
+
+def _answered(call: Callable[..., None], *arguments: int) -> int:
+    """The errno with which a call was refused, or 0."""
+    try:
+        call(*arguments)
+    except OSError as error:
+        return error.errno or 0
+    return 0

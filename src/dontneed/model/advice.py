@@ -11,13 +11,16 @@ from errno import EACCES, EAGAIN, EBADF, EFAULT, EINVAL, ENODEV, ENOMEM, ENOSYS,
 
 from dontneed.abi.advice import Advice
 from dontneed.model import vma as vm
+from dontneed.model.anon_vma import prepare_anon_vma
 from dontneed.model.collapse import collapse
 from dontneed.model.entries import GUARD, LEAF_PAGES
-from dontneed.model.faults import fault_in, may_access, prepare_anon_vma
+from dontneed.model.faults import fault_in, may_access
+from dontneed.model.hugetlb import refuses_split
 from dontneed.model.lazy import free_lazily
 from dontneed.model.mappings import set_flags
 from dontneed.model.mm import PAGE_SHIFT
 from dontneed.model.nonlinear import discard_nonlinear
+from dontneed.model.page_cache import REGULAR, SECRET
 from dontneed.model.pageout import make_cold, page_out, will_need
 from dontneed.model.zap import GUARDS, zap
 
@@ -30,7 +33,9 @@ if TYPE_CHECKING:
 
 _ADDRESSES = 1 << 64
 _PAGE_MASK = (1 << PAGE_SHIFT) - 1
-_ADVICES = {advice.number: advice for advice in Advice.all()}
+_NAMES = {advice.number: str(advice) for advice in Advice.all()}
+_POPULATES = {int(Advice.POPULATE_READ): False, int(Advice.POPULATE_WRITE): True}
+"""Those that fault pages in, and whether by a write."""
 _DISCARDS = frozenset(
     int(each)
     for each in (
@@ -57,11 +62,10 @@ def madvise(mm: Mm, address: int, length: int, number: int) -> int:
     Returns:
         The errno, or 0.
     """
-    advice = _ADVICES.get(number)
-    behaviour = mm.system.behaviour
-    if mm.system.path is not None:
-        mm.system.path.calling("madvise", f"{address:#x}, {length} bytes, {advice or number}")
-    if advice is None or not behaviour.knows(advice) or advice in (Advice.HWPOISON, Advice.SOFT_OFFLINE):
+    system = mm.system
+    if system.path is not None:
+        system.path.calling("madvise", f"{address:#x}, {length} bytes, {_NAMES.get(number, number)}")
+    if number not in system.advices:
         return EINVAL
     if address & _PAGE_MASK:
         return EINVAL
@@ -72,16 +76,17 @@ def madvise(mm: Mm, address: int, length: int, number: int) -> int:
     if end == address:
         return 0
     first, last = address >> PAGE_SHIFT, end >> PAGE_SHIFT
-    if advice in (Advice.POPULATE_READ, Advice.POPULATE_WRITE):
-        return _populate(mm, first, last, write=advice is Advice.POPULATE_WRITE)
-    if number in _DISCARDS and not behaviour.seal_per_mapping and _any_sealed(mm, first, last):
+    if number in _POPULATES:
+        return _populate(mm, first, last, write=_POPULATES[number])
+    if number in _DISCARDS and not system.behaviour.seal_per_mapping and _any_sealed(mm, first, last):
         return EPERM
-    return _walk(mm, first, last, advice)
+    return _walk(mm, first, last, number)
 
 
-def _walk(mm: Mm, first: int, last: int, advice: Advice) -> int:
+def _walk(mm: Mm, first: int, last: int, number: int) -> int:
     """Advise every mapping of the range, ascending."""
-    act = _ACTIONS[advice.number]
+    act = _ACTIONS[number]
+    is_discard = number in _DISCARDS
     answer = 0
     page = first
     while page < last:
@@ -92,7 +97,7 @@ def _walk(mm: Mm, first: int, last: int, advice: Advice) -> int:
             answer = ENOMEM
             page = vma.first
         end = min(vma.last, last)
-        if advice.number in _DISCARDS and _is_sealed(vma):
+        if is_discard and _is_sealed(vma):
             return EPERM
         if refused := act(mm, vma, page, end):
             return refused
@@ -151,12 +156,12 @@ def _remove(mm: Mm, vma: Vma, first: int, last: int) -> int:
     behaviour = mm.system.behaviour
     file = vma.file
     never = vm.LOCKED if behaviour.remove_by_hole else vm.LOCKED | vm.NONLINEAR | vm.HUGETLB
-    if vma.flags & never or file is None:
+    if vma.flags & never or file is None or not vma.has_file:
         return EINVAL
     needed = vm.SHARED | (vm.MAY_WRITE if behaviour.remove_may_write else vm.WRITE)
     if vma.flags & needed != needed:
         return EACCES
-    if not file.regular:
+    if file.nature != REGULAR:
         return ENODEV
     if not behaviour.remove_by_hole and not file.in_memory:
         return ENOSYS
@@ -200,7 +205,7 @@ def _reclaimable(act: Callable[[Mm, Vma, int, int], None]) -> Callable[[Mm, Vma,
 
 
 def _will_need(mm: Mm, vma: Vma, first: int, last: int) -> int:
-    if vma.file is None and not mm.system.behaviour.willneed_anonymous:
+    if not vma.has_file and not mm.system.behaviour.willneed_anonymous:
         return EBADF
     will_need(mm, vma, first, last)
     return 0
@@ -214,13 +219,17 @@ def _populate(mm: Mm, first: int, last: int, *, write: bool) -> int:
         if vma is None:
             return ENOMEM
         readable = bool(vma.flags & (vm.WRITE if write else vm.READ))
-        if vma.flags & (vm.IO | vm.PFNMAP) or not readable or not may_access(vma, write=write):
+        if vma.flags & (vm.IO | vm.PFNMAP) or not readable or _is_secret(vma) or not may_access(vma, write=write):
             return EINVAL
         end = min(vma.last, last)
         if fault_in(mm, vma, page, end, write=write):
             return EFAULT
         page = end
     return 0
+
+
+def _is_secret(vma: Vma) -> bool:
+    return vma.file is not None and vma.file.nature == SECRET
 
 
 # Flags
@@ -238,6 +247,8 @@ def _flag(clear: int = 0, put: int = 0, *, never: int = 0) -> Callable[[Mm, Vma,
 
 
 def _set(mm: Mm, vma: Vma, first: int, last: int, flags: int) -> int:
+    if flags != vma.flags and refuses_split(mm, first, last):
+        return EINVAL
     return EAGAIN if set_flags(mm, vma, first, last, flags) is None else 0
 
 
@@ -248,7 +259,7 @@ def _dump(mm: Mm, vma: Vma, first: int, last: int) -> int:
 
 
 def _wipe_on_fork(mm: Mm, vma: Vma, first: int, last: int) -> int:
-    if vma.file is not None or vma.flags & vm.SHARED:
+    if vma.has_file or vma.flags & vm.SHARED:
         return EINVAL
     return _set(mm, vma, first, last, vma.flags | vm.WIPE_ON_FORK)
 

@@ -11,13 +11,13 @@ Kernel:
 from __future__ import annotations
 
 from dontneed.model import huge
+from dontneed.model.anon_vma import prepare_anon_vma
 from dontneed.model.entries import (
     ANON,
     DIRTY,
     FILE,
     GUARD,
     HUGE,
-    HUGETLB,
     KIND,
     LEAF_PAGES,
     NONE,
@@ -30,8 +30,9 @@ from dontneed.model.entries import (
     ZERO,
 )
 from dontneed.model.frames import ZERO_FRAME
-from dontneed.model.swap_in import swap_in
-from dontneed.model.vma import ACCESS, GROWS_DOWN, SHARED, new_anon_vma
+from dontneed.model.hugetlb import fault_in_hugetlb
+from dontneed.model.swap_in import claim_for_writing, swap_in
+from dontneed.model.vma import ACCESS, GROWS_DOWN, SHARED
 from dontneed.model.vma import HUGETLB as VM_HUGETLB
 from dontneed.model.vma import WRITE as VM_WRITE
 from dontneed.model.zap import unmap_anonymous
@@ -81,46 +82,18 @@ def fault_in(mm: Mm, vma: Vma, first: int, last: int, *, write: bool) -> int:
         0, or the signal of the first page that cannot be had.
     """
     if vma.flags & VM_HUGETLB:
-        return huge.fault_in_hugetlb(mm, vma, first, last, write=write)
+        return fault_in_hugetlb(mm, vma, first, last, write=write)
     for start, end, code, value in mm.table.segments(first, last):
+        signal = 0
         if code:
             signal = _touch_entries(mm, vma, start, end, code, value, write=write)
         elif vma.is_anonymous:
-            signal = _fill_with_zeros(mm, vma, start, end, write=write)
+            _fill_with_zeros(mm, vma, start, end, write=write)
         else:
             signal = _fill_from_file(mm, vma, start, end, write=write)
         if signal:
             return signal
     return 0
-
-
-def prepare_anon_vma(mm: Mm, vma: Vma) -> None:
-    """Give a mapping that is to hold an anonymous page an anon_vma, a neighbour's if it may be shared."""
-    if vma.anon_vma:
-        return
-    above = mm.vmas.find(vma.last)
-    below = mm.vmas.find(vma.first - 1)
-    for neighbour, lower, upper in ((above, vma, above), (below, below, vma)):
-        if (
-            neighbour is not None
-            and lower is not None
-            and upper is not None
-            and neighbour.anon_vma
-            and not neighbour.inherited
-            and _could_share_anon_vma(lower, upper)
-        ):
-            vma.anon_vma = neighbour.anon_vma
-            return
-    vma.anon_vma = new_anon_vma()
-
-
-def _could_share_anon_vma(lower: Vma, upper: Vma) -> bool:
-    """anon_vma_compatible(): alike but for their protection."""
-    return (
-        lower.file is upper.file
-        and not (lower.flags ^ upper.flags) & ~ACCESS
-        and lower.offset + lower.pages == upper.offset
-    )
 
 
 def _grown_stack(mm: Mm, page: int) -> Vma | None:
@@ -138,16 +111,21 @@ def _grown_stack(mm: Mm, page: int) -> Vma | None:
 # Nothing there yet
 
 
-def _fill_with_zeros(mm: Mm, vma: Vma, first: int, last: int, *, write: bool) -> int:
-    """do_anonymous_page(): fresh frames for writing, the zero page for reading."""
-    if vma.flags & huge.WANTED or mm.system.huge_enabled == "always":
-        return huge.fill_with_zeros(mm, vma, first, last, write=write)
-    fill_small(mm, vma, first, last, write=write)
-    return 0
+def _fill_with_zeros(mm: Mm, vma: Vma, first: int, last: int, *, write: bool) -> None:
+    """Fresh memory: huge pages where they are wanted and there is room for them, small ones elsewhere."""
+    if not huge.is_wanted(mm, vma):
+        fill_small(mm, vma, first, last, write=write)
+        return
+    for start, end, is_slot in huge.fillings(mm, vma, first, last):
+        if is_slot:
+            prepare_anon_vma(mm, vma)
+            huge.fill_slot(mm, vma, start // LEAF_PAGES, write=write)
+        else:
+            fill_small(mm, vma, start, end, write=write)
 
 
 def fill_small(mm: Mm, vma: Vma, first: int, last: int, *, write: bool) -> None:
-    """Map small pages where nothing is: fresh frames for writing, the zero page for reading."""
+    """Map small pages where nothing is (do_anonymous_page): fresh frames for writing, the zero page for reading."""
     pages = last - first
     mm.minor_faults += pages
     if write:
@@ -163,14 +141,17 @@ def _fill_from_file(mm: Mm, vma: Vma, first: int, last: int, *, write: bool) -> 
     """Pages of a file, one by one: each fault may map others around it."""
     for page in range(first, last):
         code, value = mm.table.get(page)
+        is_copied = write and not vma.flags & SHARED
         if code:
             signal = _touch_entries(mm, vma, page, page + 1, code, value, write=write)
+        elif not is_copied and huge.map_cached(mm, vma, page, write=write):
+            signal = 0
         elif not write:
             signal = _read_file_page(mm, vma, page)
-        elif vma.flags & SHARED:
-            signal = _write_shared_page(mm, vma, page)
-        else:
+        elif is_copied:
             signal = _copy_file_page(mm, vma, page)
+        else:
+            signal = _write_shared_page(mm, vma, page)
         if signal:
             return signal
     return 0
@@ -245,10 +226,14 @@ def _read_code(vma: Vma) -> int:
 def _count_file_fault(mm: Mm, vma: Vma, index: int) -> None:
     """A fault is major if the page comes from disk or swap."""
     file = vma.file
-    if file is not None and index not in file.cache and (not file.in_memory or index in file.swapped):
-        mm.major_faults += 1
+    if file is None or index in file.cache:
+        is_major = False
+    elif file.in_memory:
+        is_major = index in file.swapped and file.swapped[index] not in mm.system.swap.cache
     else:
-        mm.minor_faults += 1
+        is_major = True
+    mm.major_faults += is_major
+    mm.minor_faults += not is_major
 
 
 def _map_cached(mm: Mm, page: int, frame: int, code: int) -> None:
@@ -280,17 +265,41 @@ def _touch_entries(mm: Mm, vma: Vma, first: int, last: int, code: int, value: in
         return swap_in(mm, vma, first, last, value, write=write)
     if kind == NONLINEAR:
         return _bring_named_pages(mm, vma, first, last, value, write=write)
+    if code & HUGE:
+        return _touch_huge(mm, vma, first, last, code, write=write)
     if not write:
         if not code & YOUNG:
             mm.table.recode(first, last, 0, YOUNG)
     elif code & WRITE:
-        if code & _USED != _USED:
-            mm.table.recode(first, last, 0, _USED)
-            if not code & DIRTY and kind in (FILE, SHMEM) and vma.file is not None:
-                vma.file.dirty.update(range(value, value + last - first))
+        _note_write(mm, vma, first, last, code, value)
     else:
         _write_protected(mm, vma, first, last, code, value)
     return 0
+
+
+def _note_write(mm: Mm, vma: Vma, first: int, last: int, code: int, value: int) -> None:
+    """A write to pages mapped writable shows in their entries; shared memory hears of it when it is unmapped."""
+    if code & _USED == _USED:
+        return
+    mm.table.recode(first, last, 0, _USED)
+    if not code & DIRTY and code & KIND == FILE and vma.file is not None:
+        vma.file.dirty.update(range(value, value + last - first))
+
+
+def _touch_huge(mm: Mm, vma: Vma, first: int, last: int, code: int, *, write: bool) -> int:
+    """Touch pages that one huge entry maps."""
+    start, end = huge.pages_of(first // LEAF_PAGES)
+    if not write:
+        mm.table.recode(start, end, 0, YOUNG)
+        return 0
+    if code & WRITE:
+        _note_write(mm, vma, start, end, code, mm.table.get(start)[1])
+        return 0
+    if not vma.flags & SHARED:
+        prepare_anon_vma(mm, vma)
+    if huge.write_protected(mm, vma, first, code):
+        return 0
+    return fault_in(mm, vma, first, last, write=True)
 
 
 def _bring_named_pages(mm: Mm, vma: Vma, first: int, last: int, file_page: int, *, write: bool) -> int:
@@ -311,16 +320,11 @@ def _bring_named_pages(mm: Mm, vma: Vma, first: int, last: int, file_page: int, 
 def _write_protected(mm: Mm, vma: Vma, first: int, last: int, code: int, value: int) -> None:
     """do_wp_page(): a write to what is mapped read-only is answered by a copy, or by leave to write."""
     kind = code & KIND
-    if code & HUGE:
-        huge.write_protected(mm, vma, first, last, code, value)
-        return
     if kind in (FILE, SHMEM) and vma.flags & SHARED:
         mm.minor_faults += last - first
         if vma.file is not None:
             vma.file.dirty.update(range(value, value + last - first))
         mm.table.recode(first, last, 0, WRITE | _USED)
-        return
-    if kind == HUGETLB:
         return
     mm.minor_faults += last - first
     prepare_anon_vma(mm, vma)
@@ -338,12 +342,11 @@ def _write_protected(mm: Mm, vma: Vma, first: int, last: int, code: int, value: 
 
 def reuse_or_copy(mm: Mm, first: int, last: int, value: int) -> None:
     """Leave to write frames that are ours alone; copies of those that are shared."""
-    frames = mm.system.frames
-    if not frames.is_shared(value, last - first):
+    if mm.system.frames.is_exclusive(value, last - first):
         mm.table.recode(first, last, 0, WRITE | _USED)
         return
     for page, frame in zip(range(first, last), range(value, value + last - first), strict=True):
-        if frames.map_count(frame) == 1:
+        if huge.may_reuse_part(mm, page, frame) and claim_for_writing(mm.system, frame):
             mm.table.recode(page, page + 1, 0, WRITE | _USED)
         else:
             mm.resident[ANON] -= 1

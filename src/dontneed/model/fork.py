@@ -7,21 +7,22 @@ Kernel:
 
 from __future__ import annotations
 
+from dontneed.model import hugetlb
 from dontneed.model import vma as vm
-from dontneed.model.entries import ANON, DIRTY, FILE, HUGETLB, KIND, PFN, SHMEM, SWAP, WRITE, YOUNG
-from dontneed.model.huge import share_hugetlb
+from dontneed.model.entries import ANON, DIRTY, FILE, HUGE, HUGETLB, KIND, LEAF_PAGES, PFN, SHMEM, SWAP, WRITE, YOUNG
 from dontneed.model.vma import Vma, new_anon_vma
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from dontneed.model.mm import Mm
 
-_ALWAYS_COPIED = vm.HUGETLB | vm.PFNMAP | vm.MIXED_MAP | vm.NONLINEAR
+_ALWAYS_COPIED = vm.PFNMAP | vm.MIXED_MAP | vm.NONLINEAR
 
 
 def fork(parent: Mm) -> Mm:
     """The address space of a child."""
     child = parent.copy_settings()
+    always = _ALWAYS_COPIED | (0 if parent.system.behaviour.hugetlb_faults_in_child else vm.HUGETLB)
     for vma in parent.vmas:
         if vma.flags & vm.DONT_COPY:
             continue
@@ -31,7 +32,7 @@ def fork(parent: Mm) -> Mm:
             twin.file.mappers.add(child)
         if vma.flags & vm.WIPE_ON_FORK:
             twin.anon_vma, twin.inherited = 0, False
-        elif vma.anon_vma or vma.flags & (_ALWAYS_COPIED | vm.MAYBE_GUARD):
+        elif vma.anon_vma or vma.flags & (always | vm.MAYBE_GUARD):
             _copy_pages(parent, child, vma)
     return child
 
@@ -51,10 +52,12 @@ def _copy_pages(parent: Mm, child: Mm, vma: Vma) -> None:
     lost = YOUNG | (WRITE if private else DIRTY)
     if private:
         parent.table.recode(vma.first, vma.last, WRITE, 0)
+    for number in parent.table.tables(vma.first, vma.last):
+        child.table.ensure(number * LEAF_PAGES)  # even for one that is empty: it keeps the child's slot from being huge
     for first, last, code, value in parent.table.runs(vma.first, vma.last):
         kind, pages = code & KIND, last - first
-        if kind == PFN:
-            continue
+        if kind == PFN or (code & HUGE and kind in (FILE, SHMEM)):
+            continue  # a fault finds them again
         if kind == ANON:
             frames.share(value, pages)
             child.resident[ANON] += pages
@@ -65,5 +68,5 @@ def _copy_pages(parent: Mm, child: Mm, vma: Vma) -> None:
             swap.share(value, pages)
             child.resident[SWAP] += pages
         elif kind == HUGETLB:
-            share_hugetlb(child, vma, value, pages)
+            hugetlb.share(child, first, value)
         child.table.put(first, last, code & ~lost if kind in (ANON, FILE, SHMEM) else code, value)

@@ -19,6 +19,8 @@ FIRST_FRAME = 0x1_0000
 ZERO_FRAME = 0x1000
 HUGE_ZERO_FRAME = 0x2000
 FIRST_HUGE_FRAME = 1 << 40
+FIRST_POOLED_FRAME = 1 << 41
+"""Where the frames of the hugetlb pool begin."""
 
 
 class Frames:
@@ -26,15 +28,20 @@ class Frames:
 
     Attributes:
         in_use: frames that are allocated, mapped or not.
+        lazy: anonymous frames that MADV_FREE marked; one that was written since has a dirty entry.
+        dirty: anonymous frames that are dirty whatever their entries say (PG_dirty).
     """
 
     def __init__(self) -> None:
         self.in_use = 0
         self._next = FIRST_FRAME
         self._next_huge = FIRST_HUGE_FRAME
+        self._next_pooled = FIRST_POOLED_FRAME
         self._shared: dict[int, int] = {}
         self._mapped: dict[int, int] = {}
         self._contents: dict[int, int] = {}
+        self.lazy: set[int] = set()
+        self.dirty: set[int] = set()
         self._folios: dict[int, int] = {}
 
     def allocate(self, count: int) -> int:
@@ -65,19 +72,17 @@ class Frames:
         if first >= FIRST_HUGE_FRAME:
             self._unmap_huge(first, count)
             return
-        if not self._shared:
-            if self._contents:
-                self._forget(first, count)
+        if self.is_exclusive(first, count):
+            self._forget(first, count)
             self.in_use -= count
             return
         shared = self._shared
         for frame in range(first, first + count):
-            sharers = shared.pop(frame, 1) - 1
-            if sharers == 0:
-                self._contents.pop(frame, None)
-                self.in_use -= 1
-            elif sharers > 1:
+            sharers = shared.get(frame, 1) - 1
+            if sharers:
                 shared[frame] = sharers
+            else:
+                self.release_unmapped(frame)
 
     def map_count(self, frame: int) -> int:
         """How many entries map an anonymous frame."""
@@ -96,6 +101,17 @@ class Frames:
         """Whether anonymous frames of this run are mapped more than once."""
         shared = self._shared
         return bool(shared) and any(shared.get(frame, 1) > 1 for frame in range(first, first + count))
+
+    def is_exclusive(self, first: int, count: int) -> bool:
+        """Whether all of these anonymous frames are known to be their mapper's alone (PageAnonExclusive).
+
+        A frame that was shared stays in doubt when its sharers are gone, until a write looks and `claim` notes it.
+        """
+        return not self._shared or not _among(self._shared, first, count)
+
+    def claim(self, frame: int) -> None:
+        """Note that an anonymous frame is its only mapper's alone."""
+        self._shared.pop(frame, None)
 
     # Frames of the page cache
 
@@ -122,6 +138,8 @@ class Frames:
     def release(self, frame: int) -> None:
         """Free a frame that nobody maps: the page cache, or the swap cache, lets it go."""
         self._contents.pop(frame, None)
+        self.lazy.discard(frame)
+        self.dirty.discard(frame)
         self.in_use -= 1
 
     # Huge pages
@@ -146,7 +164,7 @@ class Frames:
         for frame in range(head, head + LEAF_PAGES):
             if self._shared.get(frame) == 0:
                 del self._shared[frame]
-                self._contents.pop(frame, None)
+                self._forget(frame, 1)
         self.in_use -= freed
         return freed
 
@@ -155,9 +173,9 @@ class Frames:
         shared, folios = self._shared, self._folios
         for frame in range(first, first + count):
             sharers = shared.pop(frame, 1) - 1
-            if sharers > 1:
+            if sharers:
                 shared[frame] = sharers
-            elif sharers == 0:
+            else:
                 head = frame & -LEAF_PAGES
                 if head in folios:
                     shared[frame] = 0
@@ -167,6 +185,26 @@ class Frames:
                 else:
                     self.release(frame)
 
+    # Pages of the hugetlb pool: never in use, for nobody else can have them
+
+    def allocate_pooled(self) -> int:
+        """A zeroed huge page of the hugetlb pool, as an anonymous one mapped once; the number of its first frame."""
+        first = self._next_pooled
+        self._next_pooled = first + LEAF_PAGES
+        return first
+
+    def unmap_pooled(self, first: int) -> bool:
+        """Unmap an anonymous huge page of the pool once; whether nobody maps it any more."""
+        mappers = self.map_count(first) - 1
+        for frame in range(first, first + LEAF_PAGES):
+            if mappers > 1:
+                self._shared[frame] = mappers
+            else:
+                self._shared.pop(frame, None)
+        if not mappers:
+            self._erase(first, LEAF_PAGES)
+        return not mappers
+
     # Contents: one byte value for all bytes of a frame
 
     def store(self, first: int, count: int, byte: int) -> None:
@@ -174,7 +212,7 @@ class Frames:
         if byte:
             self._contents.update(dict.fromkeys(range(first, first + count), byte))
         else:
-            self._forget(first, count)
+            self._erase(first, count)
 
     def load(self, frame: int) -> int:
         """The byte that fills a frame."""
@@ -189,10 +227,21 @@ class Frames:
                     contents[target + offset] = byte
 
     def _forget(self, first: int, count: int) -> None:
-        contents = self._contents
-        if count < len(contents):
-            for frame in range(first, first + count):
-                contents.pop(frame, None)
-        else:
-            for frame in [each for each in contents if first <= each < first + count]:
-                del contents[frame]
+        """Forget what is known of frames that are freed."""
+        self._erase(first, count)
+        for known in (self.lazy, self.dirty):
+            if known:
+                known.difference_update(_among(known, first, count))
+
+    def _erase(self, first: int, count: int) -> None:
+        if self._contents:
+            for frame in _among(self._contents, first, count):
+                del self._contents[frame]
+
+
+def _among(frames: set[int] | dict[int, int], first: int, count: int) -> list[int]:
+    """Those of `count` frames from `first` on that are in a collection, ascending; the time is that of the fewer."""
+    wanted = range(first, first + count)
+    if count <= len(frames):
+        return [frame for frame in wanted if frame in frames]
+    return sorted(frame for frame in frames if frame in wanted)

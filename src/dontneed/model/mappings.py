@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from errno import EACCES, EINVAL, ENOMEM, EPERM
 
+from dontneed.model import hugetlb
 from dontneed.model import vma as vm
-from dontneed.model.entries import WRITE
+from dontneed.model.entries import LEAF_PAGES, WRITE
 from dontneed.model.faults import fault_in
 from dontneed.model.huge import split_at
 from dontneed.model.mm import PAGE_SHIFT, TOP
@@ -47,23 +48,31 @@ def mmap(
         shared: MAP_SHARED; shared anonymous memory is a file in memory, made by the caller.
         file: what is mapped; None: private anonymous memory.
         offset: from which of its pages on.
-        flags: further VM_* flags.
+        flags: further VM_* flags; with HUGETLB `last` is rounded up to a huge page.
         name: for a mapping without a file.
     """
     if first >= last or last > TOP:
         return EINVAL if first >= last else ENOMEM
+    if flags & vm.HUGETLB:
+        if (first | offset) % LEAF_PAGES:
+            return EINVAL
+        last = -(-last // LEAF_PAGES) * LEAF_PAGES
+        file = file or hugetlb.new_file(mm.system, last - first)
+        flags |= vm.DONT_EXPAND
     may = _possible_access(file, shared=shared)
     if access & vm.WRITE and not may & vm.MAY_WRITE:
         return EACCES
     if refused := munmap(mm, first, last):
         return refused
     if shared:
-        flags |= vm.SHARED
-    elif access & vm.WRITE and not flags & vm.NO_RESERVE:
+        flags |= vm.SHARED if may & vm.MAY_WRITE else 0  # what nobody can write to is as good as private
+    elif access & vm.WRITE and not flags & (vm.NO_RESERVE | vm.HUGETLB):
         flags |= vm.ACCOUNT
-    if mm.lock_future:
+    if mm.lock_future and not flags & vm.HUGETLB:
         flags |= vm.LOCKED
     if len(mm.vmas) > mm.system.max_map_count:
+        return ENOMEM
+    if file is not None and flags & vm.HUGETLB and not hugetlb.reserve(mm, file, first, last, offset, flags):
         return ENOMEM
     vma = Vma(first, last, access | may | flags, file, offset if file is not None else first, name)
     mm.vmas.insert(vma)
@@ -79,9 +88,8 @@ def _possible_access(file: File | None, *, shared: bool) -> int:
     """What mprotect(2) may ever allow of a mapping."""
     if not shared:
         return _MAY
-    if file is not None and not file.writable:
-        return _MAY & ~vm.MAY_WRITE
-    return _MAY | vm.MAY_SHARE
+    may = _MAY | vm.MAY_SHARE
+    return may if file is None or file.writable else may & ~vm.MAY_WRITE
 
 
 def munmap(mm: Mm, first: int, last: int) -> int:
@@ -94,16 +102,21 @@ def munmap(mm: Mm, first: int, last: int) -> int:
     if not doomed:
         return 0
     if any(vma.flags & vm.SEALED for vma in doomed):
+        if mm.system.behaviour.seal_per_mapping and not doomed[0].flags & vm.SEALED:
+            mm.vmas.split(first)  # the seal is found when the first mapping is split already
         return EPERM
     splits = (doomed[0].first < first) and (doomed[-1].last > last) and len(doomed) == 1
     if splits and len(mm.vmas) >= mm.system.max_map_count:
         return ENOMEM
+    if hugetlb.refuses_split(mm, first, last):
+        return EINVAL
     mm.vmas.split(first)
     mm.vmas.split(last)
     doomed = mm.vmas.within(first, last)
     for vma in doomed:
         zap(mm, vma, vma.first, vma.last)
     mm.vmas.remove(first, last)
+    hugetlb.close(mm, doomed)
     floor, ceiling = mm.bounds_of(first, last)
     mm.table.free_tables(doomed[0].first, doomed[-1].last, floor, ceiling)
     return 0
@@ -119,10 +132,12 @@ def mprotect(mm: Mm, first: int, last: int, access: int) -> int:
         if vma is None:
             return ENOMEM
         end = min(vma.last, last)
-        if vma.flags & vm.SEALED:
-            return EPERM
         if access & ~(vma.flags >> 4) & vm.ACCESS:
             return EACCES
+        if vma.flags & vm.SEALED:
+            return EPERM
+        if (vma.flags ^ access) & vm.ACCESS and hugetlb.refuses_split(mm, page, end):
+            return EINVAL
         _protect(mm, vma, page, end, access)
         page = end
     return 0
@@ -169,12 +184,12 @@ def set_flags(mm: Mm, vma: Vma, first: int, last: int, flags: int) -> Vma | None
     vmas = mm.vmas
     if len(vmas) + (vma.first < first) + (last < vma.last) > mm.system.max_map_count:
         return None
-    if vma.first < first:
-        split_at(mm, vma, first)
-        vmas.split(first)
     if last < vma.last:
         split_at(mm, vma, last)
         vmas.split(last)
+    if vma.first < first:
+        split_at(mm, vma, first)
+        vmas.split(first)
     part = vmas.find(first)
     assert part is not None  # noqa: S101 - it was just split there
     part.flags = flags

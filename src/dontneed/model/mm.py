@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dontneed.model.entries import ANON, FILE, SHMEM, SWAP
 from dontneed.model.page_table import PageTable
-from dontneed.model.vma import LOCKED, Vmas
+from dontneed.model.vma import LOCKED
+from dontneed.model.vmas import Vmas
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ class Mm:
         table: its page table.
         resident: pages by kind of entry: ANON, FILE, SHMEM, SWAP. What RSS and swap are made of.
         hugetlb_pages: pages of the hugetlb pool that are mapped; in no RSS.
+        hugetlb_reservations: slot of 512 pages → whether the page of that pool reserved for it is still to come.
+        hugetlb_lost: slots whose page went to the process that had reserved it.
         peak_pages: the RSS that was highest, as of the last time it fell (hiwater_rss).
         minor_faults, major_faults: taken.
         brk_first, brk: the heap's first page, and the byte address of its end.
@@ -40,6 +43,8 @@ class Mm:
         self.table = PageTable()
         self.resident = {ANON: 0, FILE: 0, SHMEM: 0, SWAP: 0}
         self.hugetlb_pages = 0
+        self.hugetlb_reservations: dict[int, bool] = {}
+        self.hugetlb_lost: set[int] = set()
         self.peak_pages = 0
         self.minor_faults = 0
         self.major_faults = 0

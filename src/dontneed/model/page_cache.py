@@ -9,12 +9,26 @@ Kernel:
 
 from __future__ import annotations
 
-from dontneed.model.entries import FILE, SHMEM
+from dontneed.model.entries import DIRTY, FILE, HUGETLB, LEAF_PAGES, SHMEM, YOUNG
+from dontneed.model.swap_in import take_slot
+from dontneed.model.vma import RAND_READ, SEQ_READ, SHARED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from dontneed.model.mm import Mm
     from dontneed.model.system import System
+    from dontneed.model.vma import Vma
+
+
+REGULAR = "regular"
+KERNELS = "the kernel's own"
+"""Pages that the kernel maps by itself, and that no descriptor leads to (vdso)."""
+ZERO_DEVICE = "zero device"
+"""/dev/zero: mapped privately it is anonymous memory with a file behind it."""
+SECRET = "secret"
+"""memfd_secret(2)."""
+RING = "ring"
+"""The buffer of a driver (perf_event_open)."""
 
 
 class File:
@@ -23,13 +37,15 @@ class File:
     Attributes:
         name: its path, as /proc/PID/maps prints it.
         pages: its size; a touch behind it is SIGBUS.
-        kind: FILE, or SHMEM.
+        kind: FILE, SHMEM, or HUGETLB.
         inode: its number.
         writable: the descriptor it is mapped by may write.
-        regular: S_ISREG; REMOVE refuses others.
+        nature: REGULAR, or one of the others.
         cache: page of the file → frame.
         swapped: page of the file → swap slot (shmem only).
         dirty, referenced: frames of the cache that are.
+        huge: pages of the file from which on a huge page holds 512 of them (SHMEM).
+        reserved: first pages of huge pages that are reserved for mappings, and have no frame yet (HUGETLB).
         mappers: the address spaces that map it, or did.
     """
 
@@ -37,13 +53,15 @@ class File:
         "_disk",
         "cache",
         "dirty",
+        "huge",
         "inode",
         "kind",
         "mappers",
         "name",
+        "nature",
         "pages",
         "referenced",
-        "regular",
+        "reserved",
         "swapped",
         "system",
         "writable",
@@ -56,18 +74,30 @@ class File:
         self.kind = kind
         self.inode = system.new_inode()
         self.writable = writable
-        self.regular = True
+        self.nature = REGULAR
         self.cache: dict[int, int] = {}
         self.swapped: dict[int, int] = {}
         self.dirty: set[int] = set()
         self.referenced: set[int] = set()
+        self.huge: set[int] = set()
+        self.reserved: set[int] = set()
         self.mappers: set[Mm] = set()
         self._disk: dict[int, int] = {}
 
     @property
     def in_memory(self) -> bool:
         """Whether the cache is all there is of it (shmem)."""
-        return self.kind == SHMEM
+        return self.kind in (SHMEM, HUGETLB)
+
+    @property
+    def is_zero_device(self) -> bool:
+        """Whether it is /dev/zero."""
+        return self.nature == ZERO_DEVICE
+
+    @property
+    def is_kernels(self) -> bool:
+        """Whether the kernel maps it by itself."""
+        return self.nature == KERNELS
 
     def write(self, page: int, byte: int) -> None:
         """write(2): fill a page with a byte."""
@@ -98,34 +128,48 @@ class File:
     def drop(self, page: int) -> None:
         """Let go of a cached page that nobody maps: it is read from disk next time, or, in memory, lost."""
         frame = self.cache.pop(page)
+        self.huge.discard(page & -LEAF_PAGES)
         self.dirty.discard(frame)
         self.referenced.discard(frame)
         self.system.frames.release(frame)
 
     def punch(self, first: int, last: int) -> None:
         """Punch a hole: unmap its pages in every process, and forget them; they read as zeros."""
-        from dontneed.model.zap import unmap_file_range  # a fault needs files, and a hole needs the zap
+        from dontneed.model import hugetlb
+        from dontneed.model.zap import release_slots, unmap_file_range  # a fault needs files, and a hole needs the zap
 
+        if self.kind == HUGETLB:
+            hugetlb.punch(self, first, last)
+            return
         unmap_file_range(self, first, last)
         for page in range(first, min(last, self.pages)):
             if page in self.cache:
                 self.drop(page)
             slot = self.swapped.pop(page, None)
             if slot is not None:
-                self.system.swap.release(slot, 1)
+                release_slots(self.system, slot, 1)
             self._disk.pop(page, None)
 
     def _bring_in(self, page: int) -> int:
-        frames = self.system.frames
-        frame = frames.allocate(1)
         slot = self.swapped.pop(page, None)
         if slot is not None:
-            frames.store(frame, 1, self.system.swap.load(slot))
-            self.system.swap.release(slot, 1)
+            frame = take_slot(self.system, slot)
             self.dirty.add(frame)
-        elif byte := self._disk.get(page):
-            frames.store(frame, 1, byte)
-        if self.in_memory:
-            self.dirty.add(frame)
+        else:
+            frame = self.system.frames.allocate(1)
+            if byte := self._disk.get(page):
+                self.system.frames.store(frame, 1, byte)
         self.cache[page] = frame
         return frame
+
+
+def note_use(mm: Mm, vma: Vma, code: int, frame: int, pages: int) -> None:
+    """Hand what an entry that goes knew of a file's pages to these: that they are dirty, that they were used."""
+    file = vma.file
+    if file is None:
+        return
+    if code & DIRTY and vma.flags & SHARED:
+        file.dirty.update(range(frame, frame + pages))
+    blind = SEQ_READ | RAND_READ if mm.system.behaviour.zap_ignores_random else SEQ_READ
+    if code & YOUNG and not vma.flags & blind:
+        file.referenced.update(range(frame, frame + pages))

@@ -155,6 +155,10 @@ class PageTable:
         """Make the tables of a page, if they are not there."""
         self._leaf(vpn >> LEAF_SHIFT)
 
+    def tables(self, first: int, last: int) -> list[int]:
+        """The numbers of the tables of the last level that serve a range, ascending; huge entries are none."""
+        return [number for number, leaf, _, _ in self._leaves_within(first, last) if not is_huge(leaf)]
+
     def split_huge(self, number: int) -> None:
         """Map the 512 pages of a huge entry one by one."""
         leaf = self.leaves[number]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dontneed.abi.advice import Advice
 from dontneed.model.frames import Frames
 from dontneed.model.page_cache import File
 from dontneed.model.swap import Swap
@@ -9,8 +10,12 @@ from dontneed.model.versions import behaviour_at
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from dontneed.model.mm import Mm
     from dontneed.model.path import Path
     from dontneed.model.versions import Behaviour
+
+
+_POISONING = {int(Advice.HWPOISON), int(Advice.SOFT_OFFLINE)}
 
 
 class System:
@@ -18,8 +23,11 @@ class System:
 
     Attributes:
         behaviour: how its kernel behaves.
+        advices: numbers of the advices that it knows; the modelled machine has no handling of failed memory.
         frames, swap: all there are of them.
         huge_pool: free huge pages of the hugetlb pool.
+        huge_reserved: how many of these are reserved for mappings that have not touched them.
+        hugetlb_sharers: first frame of a page of that pool → who got it by a fork: address space, page.
         huge_enabled: /sys/kernel/mm/transparent_hugepage/enabled: always, madvise or never.
         max_map_count: vm.max_map_count.
         path: what records the way through the kernel, for --explain; None: nobody asks.
@@ -27,9 +35,12 @@ class System:
 
     def __init__(self, behaviour: Behaviour | str = "6.18") -> None:
         self.behaviour = behaviour_at(behaviour) if isinstance(behaviour, str) else behaviour
+        self.advices = frozenset(each.number for each in Advice.all() if self.behaviour.knows(each)) - _POISONING
         self.frames = Frames()
         self.swap = Swap()
         self.huge_pool = 0
+        self.huge_reserved = 0
+        self.hugetlb_sharers: dict[int, list[tuple[Mm, int]]] = {}
         self.huge_enabled = "madvise"
         self.max_map_count = 65530
         self.path: Path | None = None

@@ -7,7 +7,6 @@ Kernel:
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
 from itertools import count
 
 TYPE_CHECKING = False
@@ -97,8 +96,16 @@ class Vma:
 
     @property
     def is_anonymous(self) -> bool:
-        """vma_is_anonymous(): no file answers its faults."""
-        return self.file is None and not self.flags & (PFNMAP | HUGETLB)
+        """vma_is_anonymous(): no file and no driver answers its faults."""
+        file = self.file
+        if file is None:
+            return not self.flags & (SPECIAL | HUGETLB)
+        return file.is_zero_device and not self.flags & SHARED
+
+    @property
+    def has_file(self) -> bool:
+        """Whether there is a vm_file: the kernel's own pages have none."""
+        return self.file is not None and not self.file.is_kernels
 
     def file_page(self, page: int) -> int:
         """Which page of its file `page` maps."""
@@ -123,117 +130,3 @@ def is_mergeable(left: Vma, right: Vma) -> bool:
         and left.name == right.name
         and _anon_vmas_agree(left, right)
     )
-
-
-class Vmas:
-    """The mappings of one address space, ascending."""
-
-    __slots__ = ("_firsts", "_vmas")
-
-    def __init__(self) -> None:
-        self._firsts: list[int] = []
-        self._vmas: list[Vma] = []
-
-    def __iter__(self) -> Iterator[Vma]:
-        return iter(self._vmas)
-
-    def __len__(self) -> int:
-        return len(self._vmas)
-
-    def find(self, page: int) -> Vma | None:
-        """The mapping that `page` lies in."""
-        index = bisect_right(self._firsts, page) - 1
-        if index >= 0:
-            vma = self._vmas[index]
-            if page < vma.last:
-                return vma
-        return None
-
-    def find_from(self, page: int) -> Vma | None:
-        """The mapping that `page` lies in, or the next above it."""
-        index = self._index_from(page)
-        return self._vmas[index] if index < len(self._vmas) else None
-
-    def before(self, page: int) -> Vma | None:
-        """The last mapping that begins below `page`."""
-        index = bisect_left(self._firsts, page) - 1
-        return self._vmas[index] if index >= 0 else None
-
-    def within(self, first: int, last: int) -> list[Vma]:
-        """The mappings that pages `[first, last)` meet, ascending."""
-        index = self._index_from(first)
-        return self._vmas[index : bisect_left(self._firsts, last, index)]
-
-    def insert(self, vma: Vma) -> None:
-        """Add a mapping; nothing else may be mapped there."""
-        index = bisect_left(self._firsts, vma.first)
-        self._firsts.insert(index, vma.first)
-        self._vmas.insert(index, vma)
-
-    def remove(self, first: int, last: int) -> None:
-        """Remove the mappings that lie in `[first, last)`; split at its ends before."""
-        start, end = bisect_left(self._firsts, first), bisect_left(self._firsts, last)
-        del self._firsts[start:end], self._vmas[start:end]
-
-    def grow_down(self, vma: Vma, page: int) -> None:
-        """Let a mapping begin at `page`, below where it began; nothing may be mapped in between."""
-        self._firsts[bisect_left(self._firsts, vma.first)] = page
-        vma.offset -= vma.first - page
-        vma.first = page
-
-    def clear(self) -> None:
-        """Remove all."""
-        self._firsts.clear()
-        self._vmas.clear()
-
-    def split(self, page: int) -> None:
-        """Make `page` the first of a mapping, if it lies in one."""
-        index = bisect_right(self._firsts, page) - 1
-        if index < 0:
-            return
-        lower = self._vmas[index]
-        if lower.first < page < lower.last:
-            upper = lower.copy()
-            upper.offset += page - lower.first
-            upper.first = lower.last = page
-            self._firsts.insert(index + 1, page)
-            self._vmas.insert(index + 1, upper)
-
-    def merge(self, vma: Vma) -> Vma:
-        """Merge `vma` with its neighbours where the kernel would; the mapping that it is part of then."""
-        index = bisect_left(self._firsts, vma.first)
-        vmas = self._vmas
-        before = index > 0 and is_mergeable(vmas[index - 1], vma)
-        after = index + 1 < len(vmas) and is_mergeable(vma, vmas[index + 1])
-        if before and after and not self._all_three_agree(index):
-            after = False  # the kernel takes the lower neighbour if it cannot have both
-        if after:
-            self._join(index)
-        if before:
-            self._join(index - 1)
-            return vmas[index - 1]
-        return vma
-
-    def flags_between(self, first: int, last: int) -> int:
-        """The flags that any mapping of `[first, last)` has."""
-        flags = 0
-        for vma in self.within(first, last):
-            flags |= vma.flags
-        return flags
-
-    def _all_three_agree(self, index: int) -> bool:
-        lower, upper = self._vmas[index - 1], self._vmas[index + 1]
-        return not (lower.anon_vma and upper.anon_vma) or lower.anon_vma == upper.anon_vma
-
-    def _join(self, index: int) -> None:
-        lower, upper = self._vmas[index], self._vmas[index + 1]
-        lower.last = upper.last
-        lower.flags |= upper.flags & MAYBE_GUARD
-        if not lower.anon_vma:
-            lower.anon_vma, lower.inherited = upper.anon_vma, upper.inherited
-        del self._firsts[index + 1], self._vmas[index + 1]
-
-    def _index_from(self, page: int) -> int:
-        """The index of the first mapping that ends above `page`."""
-        index = bisect_right(self._firsts, page) - 1
-        return index if index >= 0 and page < self._vmas[index].last else index + 1

@@ -7,21 +7,21 @@ Kernel:
 
 from __future__ import annotations
 
+from dontneed.model import hugetlb
 from dontneed.model.entries import (
     ANON,
-    DIRTY,
     FILE,
     GUARD,
-    HUGETLB,
     KIND,
     MIGRATION,
     POISON,
     SHMEM,
     SWAP,
-    YOUNG,
 )
-from dontneed.model.huge import release_hugetlb, split_at
-from dontneed.model.vma import RAND_READ, SEQ_READ, SHARED
+from dontneed.model.huge import split_at
+from dontneed.model.page_cache import note_use
+from dontneed.model.swap_in import free_swap
+from dontneed.model.vma import HUGETLB
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,10 +53,14 @@ def zap(mm: Mm, vma: Vma, first: int, last: int, *, keep: frozenset[int] = NOTHI
     path = mm.system.path
     if path is not None:
         path.zapping(mm, vma, first, last, keep)
-    split_at(mm, vma, first)
-    split_at(mm, vma, last)
-    runs, emptied = mm.table.take(first, last, keep)
-    _release(mm, vma, runs)
+    emptied: list[int] = []
+    if vma.flags & HUGETLB:
+        hugetlb.unmap(mm, vma, first, last, keep_copies=ANON in keep)
+    else:
+        split_at(mm, vma, first)
+        split_at(mm, vma, last)
+        runs, emptied = mm.table.take(first, last, keep)
+        _release(mm, vma, runs)
     if free_tables:
         for number in emptied:
             mm.table.drop_leaf(number)
@@ -77,19 +81,14 @@ def unmap_file_range(file: File, first: int, last: int) -> None:
 
 def unmap_anonymous(system: System, first: int, count: int) -> None:
     """Unmap anonymous frames once; what only the swap cache holds then goes, with its slot."""
-    swap, frames = system.swap, system.frames
-    if not swap.cache:
-        frames.unmap(first, count)
-        return
-    for frame in range(first, first + count):
-        slot = swap.slot_of(frame)
-        if slot is None or frames.map_count(frame) > 1:
-            frames.unmap(frame, 1)
-        elif swap.entries(slot):
+    frames = system.frames
+    start, last = first, first + count
+    for frame in system.swap.cached_frames(first, count):
+        if frames.map_count(frame) == 1 and not free_swap(system, frame):
+            frames.unmap(start, frame - start)
             frames.leave_unmapped(frame)  # other entries name the slot: its cached frame stays
-        else:
-            swap.drop_from_cache(frame)
-            frames.unmap(frame, 1)
+            start = frame + 1
+    frames.unmap(start, last - start)
 
 
 def release_slots(system: System, first: int, count: int) -> None:
@@ -104,7 +103,7 @@ def _release(mm: Mm, vma: Vma, runs: list[Run]) -> None:
     """Let go of what entries held that were taken out of the page table."""
     system, resident = mm.system, mm.resident
     frames = system.frames
-    plain = not system.swap.cache
+    plain = not system.swap.cache  # a sparse tebibyte is half a million runs of one page
     anonymous = 0
     for start, end, code, value in runs:
         kind = code & KIND
@@ -117,23 +116,9 @@ def _release(mm: Mm, vma: Vma, runs: list[Run]) -> None:
                 unmap_anonymous(system, value, pages)
         elif kind in (FILE, SHMEM):
             resident[kind] -= pages
-            _note_use(mm, vma, code, value, pages)
+            note_use(mm, vma, code, value, pages)
             frames.unmap_cached(value, pages)
         elif kind == SWAP:
             resident[SWAP] -= pages
             release_slots(system, value, pages)
-        elif kind == HUGETLB:
-            release_hugetlb(mm, vma, value, pages)
     resident[ANON] -= anonymous
-
-
-def _note_use(mm: Mm, vma: Vma, code: int, frame: int, pages: int) -> None:
-    """Hand what an entry knew of a file's page to the page: that it is dirty, that it was used."""
-    file = vma.file
-    if file is None:
-        return
-    if code & DIRTY and vma.flags & SHARED:
-        file.dirty.update(range(frame, frame + pages))
-    blind = SEQ_READ | RAND_READ if mm.system.behaviour.zap_ignores_random else SEQ_READ
-    if code & YOUNG and not vma.flags & blind:
-        file.referenced.update(range(frame, frame + pages))

@@ -7,6 +7,7 @@ memory are shown and the others are counted.
 from __future__ import annotations
 
 from dontneed.records import Record
+from dontneed.report.path import path_lines, stage_document
 from dontneed.report.pmap import HEADER, format_pmap_row, format_pmap_total
 from dontneed.units import KIB
 
@@ -15,11 +16,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any
 
+    from dontneed.model.path import Stage
     from dontneed.report.pmap import PmapRow
 
-_ASCII = str.maketrans({"✓": "+", "✗": "-", "→": "->", "←": "<-", "…": "..."})
+_ASCII = str.maketrans({"✓": "+", "✗": "-", "→": "->", "←": "<-", "…": "...", "≠": "!", "×": "x"})
 _INDENT = "   "
 _FACTS = {
+    "swap_bytes": "swap",
+    "locked_bytes": "locked",
+    "huge_bytes": "huge pages",
+    "hugetlb_bytes": "hugetlb",
     "minor_faults": "minor faults",
     "major_faults": "major faults",
     "present_pages": "pages present",
@@ -52,6 +58,7 @@ class Step(Record):
         pmap: the rows of `pmap -x` afterwards.
         regions: for each row, the name of the experiment's region that it belongs to, or nothing.
         facts: numbers that pmap does not show, by name; bytes where the name says so.
+        path: the way of the discards in it through the kernel, where that was asked for and is known.
     """
 
     title: str
@@ -60,6 +67,7 @@ class Step(Record):
     pmap: tuple[PmapRow, ...]
     regions: tuple[str, ...]
     facts: dict[str, int]
+    path: tuple[Stage, ...] = ()
 
 
 class Run(Record):
@@ -68,6 +76,7 @@ class Run(Record):
     Attributes:
         experiment, question: its name, and what it asks.
         machine, kernel: what it ran on, and the release of the kernel there.
+        note: how far that kernel is to be believed; empty: it ran.
         steps, claims: what was done, and what came of it.
         skipped: why the machine or this user could not do it; None: it was done.
     """
@@ -76,6 +85,7 @@ class Run(Record):
     question: str
     machine: str
     kernel: str
+    note: str = ""
     steps: tuple[Step, ...] = ()
     claims: tuple[Claim, ...] = ()
     skipped: str | None = None
@@ -86,9 +96,14 @@ class Run(Record):
         return self.skipped is None and bool(self.claims) and all(claim.holds for claim in self.claims)
 
     @property
+    def where(self) -> str:
+        """What it ran on, in words that say how far to believe it."""
+        return f"Linux {self.kernel} ({self.note or self.machine})"
+
+    @property
     def verdict(self) -> str:
         """What it comes to, in one sentence."""
-        where = f"on Linux {self.kernel} ({self.machine})"
+        where = f"on {self.where}"
         if self.skipped is not None:
             return f"Skipped {where}: {self.skipped}."
         failed = sum(not claim.holds for claim in self.claims)
@@ -104,7 +119,12 @@ def format_run(run: Run, *, ascii_only: bool = False) -> list[str]:
         run: finished or skipped.
         ascii_only: for a terminal that can print nothing else.
     """
-    return [line.translate(_ASCII) if ascii_only else line for line in _lines(run)]
+    return [in_ascii(line) if ascii_only else line for line in _lines(run)]
+
+
+def in_ascii(line: str) -> str:
+    """A line without the marks that an ASCII terminal cannot print."""
+    return line.translate(_ASCII)
 
 
 def run_document(run: Run) -> dict[str, Any]:
@@ -114,6 +134,7 @@ def run_document(run: Run) -> dict[str, Any]:
         "question": run.question,
         "machine": run.machine,
         "kernel": run.kernel,
+        "note": run.note or None,
         "steps": [_step_document(step) for step in run.steps],
         "claims": [
             {"text": claim.text, "holds": claim.holds, "expected": claim.expected, "observed": claim.observed}
@@ -137,18 +158,25 @@ def _step_document(step: Step) -> dict[str, Any]:
         }
         for row, region in zip(step.pmap, step.regions, strict=True)
     ]
-    return {"title": step.title, "code": step.code, "pmap": rows, "facts": step.facts}
+    document = {"title": step.title, "code": step.code, "pmap": rows, "facts": step.facts}
+    if step.path:
+        document["path"] = [stage_document(stage) for stage in step.path]
+    return document
 
 
 def _lines(run: Run) -> Iterator[str]:
     yield f"{run.experiment}: {run.question}"
-    yield f"On Linux {run.kernel} ({run.machine})."
+    yield f"On {run.where}."
     for number, step in enumerate(run.steps, 1):
         yield ""
         yield f"{number}. {step.title}"
         yield ""
-        yield from _indented(step.code.splitlines())
-        yield ""
+        if step.code:
+            yield from _indented(step.code.splitlines())
+            yield ""
+        if step.path:
+            yield from _indented(path_lines(step.path))
+            yield ""
         yield from _indented(_excerpt(step))
         yield ""
         yield from _indented([_fact_line(step.facts)])

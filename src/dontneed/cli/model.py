@@ -1,0 +1,52 @@
+"""A scenario of one's own, in the model of a kernel: processes, maps, touches, advice, and what is expected of them.
+
+FILE has a line a step (docs/reference/scenario.md); `-` reads from standard input. It is performed in the executable
+kernel, which needs no rights and changes nothing, and reported like an experiment of the lab. With --machine live the
+same is done by a process on this kernel. An expectation that does not hold ends the command with exit code 1.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from dontneed.cli.lab import add_report_arguments, report
+from dontneed.errors import UsageError
+from dontneed.lab.catalogue import NEWEST, machine_names
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare the arguments of `dontneed model`."""
+    parser.add_argument("file", metavar="FILE", help="the scenario; -: standard input")
+    parser.add_argument(
+        *("--machine", "--kernel"),
+        default=NEWEST,
+        metavar="MACHINE",
+        help=f"what performs it: {', '.join(machine_names())}, or another version (default: {NEWEST})",
+    )
+    add_report_arguments(parser)
+
+
+def run(arguments: Namespace) -> int:
+    """Carry out `dontneed model`; the exit code."""
+    from dontneed.lab.scenario import scenario_of
+
+    scenario = scenario_of(_read(arguments.file), "standard input" if arguments.file == "-" else arguments.file)
+    return report(scenario, arguments)
+
+
+def _read(path: str) -> str:
+    if path == "-":
+        return sys.stdin.read()
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except OSError as error:
+        msg = f"{path} cannot be read: {error.strerror}"
+        raise UsageError(msg, hint="a scenario is a text file: see docs/reference/scenario.md") from None
+    except UnicodeDecodeError:
+        msg = f"{path} is no text"
+        raise UsageError(msg, hint="a scenario is a text file in UTF-8: see docs/reference/scenario.md") from None

@@ -1,0 +1,137 @@
+"""One experiment on several machines: what differs between them, and since which kernel.
+
+Since when is not looked up but found out: the model runs the experiment as every version at which something changed.
+"""
+
+from __future__ import annotations
+
+from dontneed.abi.advice import Advice
+from dontneed.lab.catalogue import LIVE, machine_named, run_experiment
+from dontneed.model.versions import STEPS, numbers_of
+from dontneed.records import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from dontneed.lab.experiment import Experiment
+    from dontneed.report.transcript import Run
+
+NO_CLAIM = "not claimed"
+"""What is said of a claim that a run does not make: its machine cannot get there, or knows nothing of it."""
+
+
+class Change(Record):
+    """Where an observation changes.
+
+    Attributes:
+        since: the first version with the new observation.
+        observed: the new one.
+        what: what changed in the kernel at that version, as the table of versions says; empty: nothing it names.
+    """
+
+    since: str
+    observed: str
+    what: tuple[str, ...]
+
+
+class Row(Record):
+    """A claim, side by side.
+
+    Attributes:
+        text: the claim.
+        observed: by machine, in their order.
+        holds: by machine, whether its claim holds; None where it makes none.
+        changes: since when what the model observes is otherwise; none where all machines observe the same.
+    """
+
+    text: str
+    observed: tuple[str, ...]
+    holds: tuple[bool | None, ...]
+    changes: tuple[Change, ...]
+
+    @property
+    def differs(self) -> bool:
+        """Whether the machines disagree."""
+        return len(set(self.observed)) > 1
+
+
+class Comparison(Record):
+    """An experiment on several machines.
+
+    Attributes:
+        experiment, question: its name, and what it asks.
+        machines, kernels: their names, and what kernels they have.
+        skipped: by machine, why it was not done there; None: it was.
+        rows: claim by claim.
+    """
+
+    experiment: str
+    question: str
+    machines: tuple[str, ...]
+    kernels: tuple[str, ...]
+    skipped: tuple[str | None, ...]
+    rows: tuple[Row, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every claim holds on every machine that did the experiment."""
+        return all(holds is not False for row in self.rows for holds in row.holds)
+
+
+def compare(experiment: Experiment, machines: list[str]) -> Comparison:
+    """Run an experiment on several machines, and on the model of every version if they disagree.
+
+    Args:
+        experiment: which.
+        machines: names, as `machine_named` takes them.
+    Raises:
+        UsageError: there is no such machine.
+    """
+    runs = [run_experiment(experiment, machine) for machine in [machine_named(name) for name in machines]]
+    texts = list(dict.fromkeys(claim.text for run in runs for claim in run.claims))
+    told = [{claim.text: claim for claim in run.claims} for run in runs]
+    rows = [
+        Row(
+            text,
+            tuple(claims[text].observed if text in claims else NO_CLAIM for claims in told),
+            tuple(claims[text].holds if text in claims else None for claims in told),
+            (),
+        )
+        for text in texts
+    ]
+    if any(row.differs for row in rows) and len([name for name in machines if name != LIVE]) > 1:
+        ladder = _ladder(experiment, [name for name in machines if name != LIVE])
+        rows = [row.replace(changes=_changes(row.text, ladder)) if row.differs else row for row in rows]
+    return Comparison(
+        experiment.name,
+        experiment.question,
+        tuple(machines),
+        tuple(run.kernel for run in runs),
+        tuple(run.skipped for run in runs),
+        tuple(rows),
+    )
+
+
+def _ladder(experiment: Experiment, models: list[str]) -> list[tuple[str, Run]]:
+    """The experiment on every version from the oldest to the newest of `models` at which something changed."""
+    oldest, newest = min(models, key=numbers_of), max(models, key=numbers_of)
+    steps = {step.since for step in STEPS} | {advice.since for advice in Advice.all()}
+    between = {version for version in steps if numbers_of(oldest) < numbers_of(version) < numbers_of(newest)}
+    versions = sorted({oldest, newest, *between}, key=numbers_of)
+    return [(version, run_experiment(experiment, machine_named(version))) for version in versions]
+
+
+def _changes(text: str, ladder: list[tuple[str, Run]]) -> tuple[Change, ...]:
+    changes = []
+    before: str | None = None
+    for version, run in ladder:
+        observed = next((claim.observed for claim in run.claims if claim.text == text), NO_CLAIM)
+        if before is not None and observed != before:
+            changes.append(Change(version, observed, _news_of(version)))
+        before = observed
+    return tuple(changes)
+
+
+def _news_of(version: str) -> tuple[str, ...]:
+    """What a version brought: advices, and steps of the table of versions."""
+    advices = [str(advice) for advice in Advice.all() if advice.since == version]
+    return (*advices, *(step.what for step in STEPS if step.since == version))

@@ -1,0 +1,69 @@
+"""Huge pages as advice sees them that may split a page but not act on half of one: FREE, COLD, PAGEOUT.
+
+A huge page (a *folio*) that the range covers in part is split for good, into ordinary frames, before the advice acts on
+its part; one that another process maps too stays whole, and is left alone altogether.
+
+Kernel:
+    mm/madvise.c madvise_free_huge_pmd(), madvise_cold_or_pageout_pte_range(): folio_maybe_mapped_shared(),
+    split_folio(). Measured on 6.18.
+"""
+
+from __future__ import annotations
+
+from dontneed.model.entries import ANON, HUGE, KIND, LEAF_PAGES, SHMEM
+from dontneed.model.huge import split
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from dontneed.model.frames import Frames
+    from dontneed.model.mm import Mm
+    from dontneed.model.vma import Vma
+
+
+def heads_of(frames: Frames, first: int, count: int) -> Iterator[tuple[int, int]]:
+    """The huge pages that `count` frames from `first` on are of: first frame of each, and how many of these it has."""
+    last = first + count
+    for head in range(first & -LEAF_PAGES, last, LEAF_PAGES):
+        if frames.folio_of(head) is not None:
+            yield head, min(head + LEAF_PAGES, last) - max(head, first)
+
+
+def split_cut_folios(mm: Mm, vma: Vma, first: int, last: int) -> None:
+    """Split the huge pages that pages `[first, last)` cover in part; those that others map too stay whole.
+
+    Of shared memory no page is mapped any more then, so that nothing is left there to act on.
+    """
+    frames = mm.system.frames
+    cut = [
+        head
+        for head, pages in _folios_within(mm, first, last).items()
+        if pages < LEAF_PAGES and not frames.is_shared(head, LEAF_PAGES)
+    ]
+    for start, end, code, frame in mm.table.runs(first, last):
+        if not code & HUGE or end - start == LEAF_PAGES:
+            continue
+        if code & KIND == ANON and frame & -LEAF_PAGES in cut:
+            split(mm, vma, start // LEAF_PAGES)
+        elif code & KIND == SHMEM and vma.file is not None and frames.cached_map_count(frame) == 1:
+            split(mm, vma, start // LEAF_PAGES)
+            vma.file.huge.discard(vma.file_page(start & -LEAF_PAGES))
+    for head in cut:
+        frames.split_folio(head)
+
+
+def shared_folios(mm: Mm, first: int, last: int) -> set[int]:
+    """The anonymous huge pages in a range of pages that are mapped more than once, or in part: their first frames."""
+    frames = mm.system.frames
+    return {head for head in _folios_within(mm, first, last) if frames.is_shared(head, LEAF_PAGES)}
+
+
+def _folios_within(mm: Mm, first: int, last: int) -> dict[int, int]:
+    """The anonymous huge pages mapped in a range: the first frame of each, and how many of its pages are there."""
+    pages: dict[int, int] = {}
+    for start, end, code, frame in mm.table.runs(first, last):
+        if code & KIND == ANON:
+            for head, count in heads_of(mm.system.frames, frame, end - start):
+                pages[head] = pages.get(head, 0) + count
+    return pages

@@ -1,0 +1,82 @@
+"""An experiment on several machines, side by side, as text and as JSON; what differs is marked, with since when."""
+
+from __future__ import annotations
+
+from dontneed.report.transcript import in_ascii
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from dontneed.lab.compare import Comparison, Row
+
+_SAME, _DIFFERENT = " ", "≠"
+_FAILED = " ✗"
+
+
+def format_comparison(comparison: Comparison, *, ascii_only: bool = False) -> list[str]:
+    """The lines of a comparison.
+
+    Args:
+        comparison: finished.
+        ascii_only: for a terminal that can print nothing else.
+    """
+    lines = list(_lines(comparison))
+    return [in_ascii(line) for line in lines] if ascii_only else lines
+
+
+def comparison_document(comparison: Comparison) -> dict[str, Any]:
+    """A comparison as an object for JSON."""
+    machines = zip(comparison.machines, comparison.kernels, comparison.skipped, strict=True)
+    return {
+        "experiment": comparison.experiment,
+        "question": comparison.question,
+        "machines": [{"name": name, "kernel": kernel, "skipped": skipped} for name, kernel, skipped in machines],
+        "claims": [_row_document(comparison, row) for row in comparison.rows],
+        "passed": comparison.passed,
+    }
+
+
+def _row_document(comparison: Comparison, row: Row) -> dict[str, Any]:
+    return {
+        "text": row.text,
+        "differs": row.differs,
+        "observed": dict(zip(comparison.machines, row.observed, strict=True)),
+        "holds": dict(zip(comparison.machines, row.holds, strict=True)),
+        "changes": [change.as_dict() for change in row.changes],
+    }
+
+
+def _lines(comparison: Comparison) -> Iterator[str]:
+    yield f"{comparison.experiment}: {comparison.question}"
+    for name, kernel, skipped in zip(comparison.machines, comparison.kernels, comparison.skipped, strict=True):
+        yield f"{name}: Linux {kernel}" + (f", skipped: {skipped}" if skipped else "")
+    yield ""
+    cells = [["", *comparison.machines], *([row.text, *_observations(row)] for row in comparison.rows)]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
+    yield _line(_SAME, cells[0], widths)
+    for row, line in zip(comparison.rows, cells[1:], strict=True):
+        yield _line(_DIFFERENT if row.differs else _SAME, line, widths)
+        for change in row.changes:
+            why = f" ({'; '.join(change.what)})" if change.what else ""
+            yield f"    since {change.since}: {change.observed}{why}"
+    yield ""
+    yield _verdict(comparison)
+
+
+def _observations(row: Row) -> list[str]:
+    return [
+        observed + (_FAILED if holds is False else "") for observed, holds in zip(row.observed, row.holds, strict=True)
+    ]
+
+
+def _line(mark: str, cells: list[str], widths: list[int]) -> str:
+    return f"{mark} {'  '.join(f'{cell:{width}}' for cell, width in zip(cells, widths, strict=True))}".rstrip()
+
+
+def _verdict(comparison: Comparison) -> str:
+    different = sum(row.differs for row in comparison.rows)
+    failed = sum(holds is False for row in comparison.rows for holds in row.holds)
+    said = "All machines agree" if not different else f"{different} of {len(comparison.rows)} observations differ"
+    return f"{said}; {'every claim holds' if not failed else f'{failed} claims do not hold (✗)'}."

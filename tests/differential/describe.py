@@ -1,0 +1,185 @@
+"""What a process of the model shows, in the executor's words: records.py has their form."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from differential import records
+from differential.sequences import CONTENTS, COUNTERS, FAULTS, FRAMES, MAPPINGS, SMAPS
+from dontneed.model import procfs
+from dontneed.model import vma as vm
+from dontneed.model.entries import ANON, FILE, GUARD, HUGE, HUGETLB, KIND, SHMEM, SWAP, ZERO
+from dontneed.model.faults import SIGSEGV, may_access
+
+if TYPE_CHECKING:
+    import struct
+    from collections.abc import Iterable, Iterator
+
+    from differential.sequences import Sequence
+    from dontneed.model.process import Process
+
+PAGE_KIB = 4
+
+_STATES = {
+    ANON: records.PRESENT,
+    FILE: records.PRESENT | records.OF_FILE,
+    SHMEM: records.PRESENT | records.OF_FILE,
+    HUGETLB: records.PRESENT,
+    ZERO: records.PRESENT | records.ZERO,
+    SWAP: records.SWAPPED,
+    GUARD: records.SWAPPED | records.GUARD,
+}
+"""Of a page, but for whether it is huge, and whether it is mapped once."""
+
+_UNSAID_IN_SMAPS = (b"Referenced:", b"LazyFree:")
+
+
+class Witness:
+    """Sees one process, and remembers which frame each page had: a forked child inherits that.
+
+    Attributes:
+        process: that is seen.
+    """
+
+    def __init__(self, process: Process, sequence: Sequence, first: int) -> None:
+        self.process = process
+        self._mm = process.mm
+        self._parts = sequence.parts
+        self._first = first
+        self._last = first + sequence.arena.pages
+        self._frames: dict[int, int] = {}
+        self._counters_at_start = self._counters()
+
+    def of_child(self, child: Process) -> Witness:
+        """One for a forked child."""
+        twin = object.__new__(Witness)
+        vars(twin).update(vars(self), process=child, _mm=child.mm, _frames=self._frames.copy())
+        return twin
+
+    def parts(self, faults: int) -> bytes:
+        """All that a record has behind its head.
+
+        Args:
+            faults: that the operation took.
+        """
+        parts = self._parts
+        said = encode_runs(records.STATE_RUN, self._states_and_moves() if parts & FRAMES else self._states())
+        if parts & MAPPINGS:
+            said += self._mappings()
+        if parts & COUNTERS:
+            moved = (now - before for now, before in zip(self._counters(), self._counters_at_start, strict=True))
+            said += records.COUNTER_VALUES.pack(*moved)
+        if parts & FAULTS:
+            said += records.FAULT_COUNT.pack(faults)
+        if parts & CONTENTS:
+            said += encode_runs(records.CONTENTS_RUN, self._contents())
+        if parts & SMAPS:
+            text = self._smaps()
+            said += records.LENGTH.pack(len(text)) + text
+        return said
+
+    def _states(self) -> Iterator[tuple[int, int]]:
+        """The state of the arena's pages, as (pages, state)."""
+        mm, page = self._mm, self._first
+        frames = mm.system.frames
+        for first, last, code, value in mm.table.runs(page, self._last):
+            if first > page:
+                yield first - page, 0
+            page = last
+            kind = code & KIND
+            state = _STATES[kind] | (records.IS_HUGE if code & HUGE or kind == HUGETLB else 0)
+            if kind == ANON:
+                map_count = frames.map_count
+            elif kind in (FILE, SHMEM):
+                map_count = frames.cached_map_count
+            else:
+                yield last - first, state
+                continue
+            for frame in range(value, value + last - first):
+                yield 1, state | records.EXCLUSIVE if map_count(frame) == 1 else state
+        if page < self._last:
+            yield self._last - page, 0
+
+    def _states_and_moves(self) -> Iterator[tuple[int, int]]:
+        """The same, page by page, with MOVED for those in another frame than last time."""
+        before, now = self._frames, {}
+        for first, last, code, value in self._mm.table.runs(self._first, self._last):
+            if _STATES[code & KIND] & records.PRESENT:
+                step = code & KIND != ZERO or bool(code & HUGE)
+                now.update((page, value + step * (page - first)) for page in range(first, last))
+        self._frames = now
+        page = self._first
+        for pages, state in self._states():
+            for _ in range(pages):
+                moved = page in now and page in before and now[page] != before[page] and not state & records.ZERO
+                yield 1, state | records.MOVED if moved else state
+                page += 1
+
+    def _mappings(self) -> bytes:
+        inside = self._mm.vmas.within(self._first, self._last)
+        said = [records.LENGTH.pack(len(inside))]
+        for vma in inside:
+            permissions = vma.flags & vm.ACCESS | (8 if vma.flags & vm.MAY_SHARE else 0)
+            first, last = max(vma.first, self._first), min(vma.last, self._last)
+            offset = vma.offset + (first - vma.first) if vma.file is not None and vma.offset else 0
+            said.append(records.MAPPING.pack(first - self._first, last - self._first, permissions, offset))
+        return b"".join(said)
+
+    def _counters(self) -> tuple[int, ...]:
+        """In the order of COUNTER_NAMES, in kB."""
+        mm = self._mm
+        resident = mm.resident
+        size = locked = data = 0
+        for vma in mm.vmas:
+            size += vma.pages
+            if vma.flags & vm.LOCKED:
+                locked += vma.pages
+            if vma.flags & (vm.WRITE | vm.SHARED | vm.GROWS_DOWN) == vm.WRITE:
+                data += vma.pages
+        pages = (size, locked, resident[ANON], resident[FILE], resident[SHMEM], data)
+        tables = sum(mm.table.table_bytes()) // 1024
+        rest = (resident[SWAP] * PAGE_KIB, mm.hugetlb_pages * PAGE_KIB)
+        return (*(count * PAGE_KIB for count in pages), tables, *rest)
+
+    def _contents(self) -> Iterator[tuple[int, int]]:
+        """The first byte of each page that is present; the signal where the protection forbids to look."""
+        mm, page = self._mm, self._first
+        load = mm.system.frames.load
+        for first, last, code, value in mm.table.runs(page, self._last):
+            if not _STATES[code & KIND] & records.PRESENT:
+                continue
+            yield first - page, records.NOT_PRESENT
+            page = last
+            for offset in range(last - first):
+                vma = mm.vmas.find(first + offset)
+                if vma is None or not may_access(vma, write=False):
+                    yield 1, records.SIGNALLED + SIGSEGV
+                else:
+                    yield 1, 0 if code & KIND == ZERO else load(value + offset)
+        yield self._last - page, records.NOT_PRESENT
+
+    def _smaps(self) -> bytes:
+        """The entries of the arena in smaps, without their titles and what a sequence does not decide."""
+        said, inside = [], False
+        for line in procfs.smaps(self.process).splitlines(keepends=True):
+            if not line[:1].isupper():
+                start, _, end = line.split(b" ", 1)[0].partition(b"-")
+                inside = int(end, 16) >> 12 > self._first and int(start, 16) >> 12 < self._last
+            elif inside and not line.startswith(_UNSAID_IN_SMAPS):
+                said.append(line)
+        return b"".join(said)
+
+
+def encode_runs(form: struct.Struct, runs: Iterable[tuple[int, int]]) -> bytes:
+    """Runs of pages, neighbours alike made one."""
+    said: list[bytes] = []
+    length, of_all = 0, None
+    for pages, value in runs:
+        if value == of_all:
+            length += pages
+        elif pages:
+            if length:
+                said.append(form.pack(length, of_all))
+            length, of_all = pages, value
+    said.append(form.pack(length, of_all))
+    return records.LENGTH.pack(len(said)) + b"".join(said)

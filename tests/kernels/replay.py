@@ -1,0 +1,68 @@
+"""Sequences of the differential engine, carried out by a kernel in a guest and by the model of its version.
+
+The engine's executor is a static program: it runs in the guest as it does beside the tests, all sequences in one boot.
+Kinds that need swap are left out, since the guest has none.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from boot import run_in_kernel
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from differential.engine import Disagreement
+from differential.executor import build
+from differential.generate import KINDS, generate
+from differential.modelled import predict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+KINDS_WITHOUT_SWAP = tuple(name for name, kind in KINDS.items() if "swap" not in kind.needs)
+
+LENGTH = 30
+"""Operations in a sequence: what comes later hides behind what went wrong before."""
+
+_ANSWER = struct.Struct("<I")
+_FAILED = 0xFFFF_FFFF
+
+
+def replay(vmlinuz: Path, version: str, kind: str, seed: int, count: int, timeout: float) -> list[Disagreement]:
+    """Where this kernel and the model of its version say different things.
+
+    Args:
+        vmlinuz: the kernel's image.
+        version: the release of kernel.org that it is made from.
+        kind: of sequences.
+        seed: with it the same sequences are made again.
+        count: how many.
+        timeout: in seconds, for the boot and all sequences.
+    Raises:
+        GuestFailed: the guest did not come to its end in time.
+    """
+    sequences = [generate(KINDS[kind], seed, number, LENGTH) for number in range(count)]
+    said = run_in_kernel(vmlinuz, build(), b"".join(sequence.encode() for sequence in sequences), timeout)
+    found = []
+    for sequence, live in zip(sequences, _answers(said), strict=True):
+        predicted = predict(sequence, version)
+        if live != predicted:
+            found.append(Disagreement(sequence, live, predicted))
+    return found
+
+
+def _answers(said: bytes) -> Iterator[bytes | None]:
+    """What was said of each sequence; None where its process came to grief."""
+    at = 0
+    while at < len(said):
+        (length,) = _ANSWER.unpack_from(said, at)
+        at += _ANSWER.size
+        if length == _FAILED:
+            yield None
+            continue
+        yield said[at : at + length]
+        at += length

@@ -1,0 +1,325 @@
+"""COLD, PAGEOUT, WILLNEED and FREE in the model: what goes, what stays, and what is not even looked at."""
+
+from __future__ import annotations
+
+from errno import EBADF
+
+import pytest
+
+from dontneed.abi.advice import Advice
+from dontneed.model import vma as vm
+from dontneed.model.advice import madvise
+from dontneed.model.entries import ANON, DIRTY, FILE, GUARD, HUGE, KIND, LEAF_PAGES, SHMEM, SWAP, YOUNG, ZERO
+from dontneed.model.faults import touch
+from dontneed.model.fork import fork
+from dontneed.model.lazy import free_lazily
+from dontneed.model.mappings import mmap, munmap
+from dontneed.model.mm import PAGE_SHIFT, Mm
+from dontneed.model.page_cache import File
+from dontneed.model.pageout import make_cold, page_out, will_need
+from dontneed.model.system import System
+
+FIRST = 0x7F0000000
+PAGES = 4
+LAST = FIRST + PAGES
+HUGE_LAST = FIRST + LEAF_PAGES
+
+with_and_without_swap = pytest.mark.parametrize("swap", [False, True])
+
+
+def written(*, swap: bool = False) -> Mm:
+    """An address space with one anonymous mapping, all of it written."""
+    mm = mapped(swap=swap)
+    assert touch(mm, FIRST, LAST, write=True) == 0
+    return mm
+
+
+def mapped(*, swap: bool = False, shared: bool = False, file: File | None = None, system: System | None = None) -> Mm:
+    """An address space with one mapping."""
+    system = system or System()
+    system.swap.enabled = swap
+    mm = Mm(system)
+    mmap(mm, FIRST, LAST, vm.READ | vm.WRITE, shared=shared, file=file)
+    return mm
+
+
+def huge_page(*, swap: bool = False) -> Mm:
+    """An address space with one huge page, written."""
+    system = System()
+    system.swap.enabled = swap
+    mm = Mm(system)
+    mmap(mm, FIRST, HUGE_LAST, vm.READ | vm.WRITE, flags=vm.HUGE_PAGE)
+    touch(mm, FIRST, FIRST + 1, write=True)
+    assert mm.table.get(FIRST)[0] & HUGE
+    return mm
+
+
+def mapping(mm: Mm) -> vm.Vma:
+    """The mapping under test."""
+    vma = mm.vmas.find(FIRST)
+    assert vma is not None
+    return vma
+
+
+def kinds(mm: Mm) -> list[int]:
+    """The kinds of the entries under test."""
+    return [mm.table.get(page)[0] & KIND for page in range(FIRST, LAST)]
+
+
+def lazy_pages(mm: Mm) -> int:
+    """What smaps would count as LazyFree, in pages."""
+    lazy = mm.system.frames.lazy
+    return sum(
+        code & KIND == ANON and not code & DIRTY and frame in lazy
+        for code, frame in (mm.table.get(page) for page in range(FIRST, LAST))
+    )
+
+
+# Cold
+
+
+def test_cold_pages_are_not_young_and_all_there() -> None:
+    """COLD forgets that pages were used, and changes nothing else: dirty entries stay dirty."""
+    mm = written()
+    make_cold(mm, mapping(mm), FIRST, LAST)
+    codes = [mm.table.get(page)[0] for page in range(FIRST, LAST)]
+    assert not any(code & YOUNG for code in codes)
+    assert all(code & DIRTY for code in codes)
+    assert mm.resident[ANON] == PAGES
+
+
+def test_cold_leaves_pages_that_a_child_shares() -> None:
+    """Other mappings of a page are not interfered with, so that ours stays young."""
+    mm = written()
+    fork(mm)
+    make_cold(mm, mapping(mm), FIRST, LAST)
+    assert all(mm.table.get(page)[0] & YOUNG for page in range(FIRST, LAST))
+
+
+# Paging out
+
+
+def test_anonymous_pages_stay_where_there_is_no_swap() -> None:
+    """PAGEOUT without swap succeeds and does nothing."""
+    mm = written(swap=False)
+    page_out(mm, mapping(mm), FIRST, LAST)
+    assert kinds(mm) == [ANON] * PAGES
+
+
+def test_pages_shared_with_a_child_are_not_paged_out() -> None:
+    """PAGEOUT says nothing of pages that two processes map; once one of them is gone, they go."""
+    mm = written(swap=True)
+    child = fork(mm)
+    page_out(mm, mapping(mm), FIRST, LAST)
+    assert kinds(mm) == [ANON] * PAGES
+    munmap(child, FIRST, LAST)
+    page_out(mm, mapping(mm), FIRST, LAST)
+    assert kinds(mm) == [SWAP] * PAGES
+
+
+def test_zero_page_and_guards_are_not_paged_out() -> None:
+    """Neither holds anything."""
+    mm = mapped(swap=True)
+    touch(mm, FIRST, FIRST + 1, write=False)
+    mm.table.put(FIRST + 1, FIRST + 2, GUARD, 0)
+    page_out(mm, mapping(mm), FIRST, LAST)
+    free_lazily(mm, mapping(mm), FIRST, LAST)
+    assert kinds(mm) == [ZERO, GUARD, 0, 0]
+
+
+def test_clean_pages_of_a_file_leave_the_cache_and_dirty_ones_stay_in_it() -> None:
+    """Both are unmapped; after a sync the other goes too."""
+    system = System()
+    file = system.new_file("/tmp/file", PAGES, kind=FILE, byte=1)
+    mm = mapped(shared=True, file=file, system=system)
+    touch(mm, FIRST, FIRST + 1, write=True)
+    touch(mm, FIRST, LAST, write=False)
+    page_out(mm, mapping(mm), FIRST, LAST)
+    assert mm.resident[FILE] == 0
+    assert list(file.cache) == [0]
+    file.write_back()
+    touch(mm, FIRST, FIRST + 1, write=False)
+    page_out(mm, mapping(mm), FIRST, LAST)
+    assert not file.cache
+    assert file.read(1) == 1
+
+
+def test_pages_of_a_file_that_another_process_maps_stay() -> None:
+    """They stay mapped here too."""
+    system = System()
+    file = system.new_file("/tmp/file", PAGES, kind=FILE, byte=1)
+    mm = mapped(shared=True, file=file, system=system)
+    other = mapped(shared=True, file=file, system=system)
+    touch(mm, FIRST, LAST, write=False)
+    touch(other, FIRST, FIRST + 1, write=False)
+    munmap(other, FIRST + 1, LAST)
+    page_out(mm, mapping(mm), FIRST, LAST)
+    assert set(file.cache) >= {0}
+    assert mm.table.get(FIRST)[0] & KIND == FILE
+
+
+@with_and_without_swap
+def test_shared_memory_goes_to_swap_or_stays_in_the_cache_but_is_unmapped(swap: bool) -> None:  # noqa: FBT001
+    """What was written is never lost; a page that was only read holds nothing and is dropped."""
+    system = System()
+    file = File(system, "/memfd:test", PAGES, kind=SHMEM)
+    mm = mapped(swap=swap, shared=True, file=file, system=system)
+    touch(mm, FIRST, FIRST + 1, write=True)
+    touch(mm, FIRST + 1, FIRST + 2, write=False)
+    page_out(mm, mapping(mm), FIRST, LAST)
+    assert kinds(mm) == [0] * PAGES
+    assert list(file.swapped) == ([0] if swap else [])
+    assert list(file.cache) == ([] if swap else [0])
+
+
+def test_a_private_copy_of_a_file_goes_to_swap() -> None:
+    """Like any anonymous page, and the file's page beside it leaves the cache."""
+    system = System()
+    file = system.new_file("/tmp/file", PAGES, kind=FILE, byte=1)
+    mm = mapped(swap=True, file=file, system=system)
+    touch(mm, FIRST, FIRST + 1, write=True)
+    page_out(mm, mapping(mm), FIRST, LAST)
+    assert kinds(mm)[0] == SWAP
+
+
+# Freeing lazily
+
+
+def test_freed_pages_stay_resident_and_marked() -> None:
+    """RSS does not change; the entries are clean and old."""
+    mm = written()
+    free_lazily(mm, mapping(mm), FIRST, LAST)
+    assert mm.resident[ANON] == PAGES
+    assert lazy_pages(mm) == PAGES
+
+
+def test_a_write_takes_a_page_back_and_a_read_does_not() -> None:
+    """A dirty entry is what keeps a freed page."""
+    mm = written()
+    free_lazily(mm, mapping(mm), FIRST, LAST)
+    touch(mm, FIRST, FIRST + 1, write=True)
+    touch(mm, FIRST + 1, FIRST + 2, write=False)
+    assert lazy_pages(mm) == PAGES - 1
+
+
+@with_and_without_swap
+def test_paging_out_discards_what_is_still_free(swap: bool) -> None:  # noqa: FBT001
+    """With swap and without: free pages read as zeros; one that was written stays this once, and is ordinary then."""
+    mm = written(swap=swap)
+    mm.system.frames.store(mm.table.get(FIRST + 1)[1], 1, 5)
+    free_lazily(mm, mapping(mm), FIRST, LAST)
+    touch(mm, FIRST, FIRST + 1, write=True)
+    page_out(mm, mapping(mm), FIRST, LAST)
+    assert kinds(mm) == [ANON, 0, 0, 0]
+    assert mm.system.frames.in_use == 1
+    page_out(mm, mapping(mm), FIRST, LAST)
+    assert kinds(mm) == [SWAP if swap else ANON, 0, 0, 0]
+
+
+def test_freeing_swapped_pages_frees_their_slots_at_once() -> None:
+    """There is nothing to be lazy about."""
+    mm = written(swap=True)
+    page_out(mm, mapping(mm), FIRST, LAST)
+    free_lazily(mm, mapping(mm), FIRST, LAST)
+    assert kinds(mm) == [0] * PAGES
+    assert (mm.resident[SWAP], mm.system.swap.used) == (0, 0)
+
+
+def test_freeing_a_page_of_the_swap_cache_frees_its_slot() -> None:
+    """What is there and in swap too keeps neither its dirty contents nor its slot."""
+    mm = written(swap=True)
+    page_out(mm, mapping(mm), FIRST, LAST)
+    will_need(mm, mapping(mm), FIRST, LAST)
+    touch(mm, FIRST, LAST, write=False)
+    free_lazily(mm, mapping(mm), FIRST, LAST)
+    assert lazy_pages(mm) == PAGES
+    assert mm.system.swap.used == 0
+
+
+def test_a_sharer_keeps_what_the_other_freed() -> None:
+    """Pages shared since a fork are marked too, but the child's entries are dirty."""
+    mm = written()
+    child = fork(mm)
+    free_lazily(mm, mapping(mm), FIRST, LAST)
+    assert lazy_pages(mm) == PAGES
+    munmap(mm, FIRST, LAST)
+    page_out(child, mapping(child), FIRST, LAST)
+    assert kinds(child) == [ANON] * PAGES
+
+
+# Huge pages
+
+
+def test_a_huge_page_is_freed_lazily_as_one() -> None:
+    """Its entry stays huge; paging it out splits the entry, discards all, and leaves the page table."""
+    mm = huge_page()
+    free_lazily(mm, mapping(mm), FIRST, HUGE_LAST)
+    assert mm.table.get(FIRST)[0] & HUGE
+    page_out(mm, mapping(mm), FIRST, HUGE_LAST)
+    assert (mm.resident[ANON], mm.system.frames.in_use) == (0, 0)
+    assert mm.table.table_bytes(1) == (4096,)
+
+
+def test_a_part_of_a_huge_page_is_split_off_and_freed() -> None:
+    """FREE and PAGEOUT of four pages of it: the other 508 stay, in small pages."""
+    mm = huge_page()
+    free_lazily(mm, mapping(mm), FIRST, LAST)
+    assert not mm.table.get(FIRST)[0] & HUGE
+    assert mm.system.frames.folio_of(mm.table.get(FIRST)[1]) is None
+    page_out(mm, mapping(mm), FIRST, LAST)
+    assert mm.resident[ANON] == mm.system.frames.in_use == LEAF_PAGES - PAGES
+
+
+def test_one_written_page_keeps_a_freed_huge_page_whole() -> None:
+    """A huge entry has one dirty bit."""
+    mm = huge_page()
+    free_lazily(mm, mapping(mm), FIRST, HUGE_LAST)
+    touch(mm, FIRST + 9, FIRST + 10, write=True)
+    page_out(mm, mapping(mm), FIRST, HUGE_LAST)
+    assert mm.resident[ANON] == LEAF_PAGES
+
+
+@with_and_without_swap
+def test_paging_out_a_huge_page_takes_all_of_it_or_splits_it(swap: bool) -> None:  # noqa: FBT001
+    """With swap all 512 go; without they stay, but no longer as one."""
+    mm = huge_page(swap=swap)
+    page_out(mm, mapping(mm), FIRST, HUGE_LAST)
+    assert mm.resident[SWAP if swap else ANON] == LEAF_PAGES
+    assert not mm.table.get(FIRST)[0] & HUGE
+    assert mm.system.swap.used == (LEAF_PAGES if swap else 0)
+
+
+def test_a_shared_huge_page_is_left_whole() -> None:
+    """FREE, COLD and PAGEOUT of a part do not even split it."""
+    mm = huge_page(swap=True)
+    fork(mm)
+    for act in (free_lazily, make_cold, page_out):
+        act(mm, mapping(mm), FIRST, LAST)
+        code = mm.table.get(FIRST)[0]
+        assert code & HUGE
+        assert code & YOUNG
+
+
+# By version
+
+
+def advised(version: str, advice: Advice) -> int:
+    """The answer to an advice on written anonymous memory."""
+    mm = mapped(system=System(version))
+    touch(mm, FIRST, LAST, write=True)
+    return madvise(mm, FIRST << PAGE_SHIFT, PAGES << PAGE_SHIFT, int(advice))
+
+
+def test_anonymous_memory_is_needed_by_kernels_since_3_9_only() -> None:
+    """WILLNEED without a file was EBADF."""
+    assert advised("3.8", Advice.WILLNEED) == EBADF
+    assert advised("3.9", Advice.WILLNEED) == 0
+
+
+def test_free_without_swap_discards_at_once_until_4_12() -> None:
+    """There was no lazy list without swap."""
+    for version, resident in (("4.5", 0), ("4.12", PAGES)):
+        mm = mapped(system=System(version))
+        touch(mm, FIRST, LAST, write=True)
+        madvise(mm, FIRST << PAGE_SHIFT, PAGES << PAGE_SHIFT, int(Advice.FREE))
+        assert mm.resident[ANON] == resident
