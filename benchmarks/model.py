@@ -104,7 +104,9 @@ class _Dicts:
         for number in range(first // LEAF_PAGES, (last - 1) // LEAF_PAGES + 1):
             start, end = max(first, number * LEAF_PAGES), min(last, (number + 1) * LEAF_PAGES)
             inside = range(start % LEAF_PAGES, start % LEAF_PAGES + end - start)
-            self.tables.setdefault(number, {}).update(zip(inside, range(self.frame, self.frame + end - start)))
+            self.tables.setdefault(number, {}).update(
+                zip(inside, range(self.frame, self.frame + end - start), strict=True)
+            )
             self.frame += end - start
 
     def sparse(self, tables: int) -> _Dicts:
@@ -148,7 +150,7 @@ _MAP, _UNMAP, _PROTECT, _DISCARD, _RANDOM, _NORMAL, _TOUCH = range(7)
 
 def _random_calls(count: int, mappings: int) -> Iterator[tuple[int, int, int]]:
     """What to do, with pages [first, last) of the arena; the same in every run."""
-    rng = random.Random(1)
+    rng = random.Random(1)  # noqa: S311 - no secret depends on it
     for _ in range(count):
         call = rng.randrange(7)
         start = rng.randrange(mappings) * _PAGES_A_MAPPING

@@ -220,12 +220,26 @@ def test_a_region_that_grows_moves_with_its_pages(process):
 
 def test_a_region_that_shrinks_stays_where_it_is(process):
     """And its end is no longer mapped."""
+    before = len(take_snapshot(process, []).mappings)
     region = process.map("p", PAGES)
     process.write(region, BYTE)
     shrunk = process.remap(region, 1)
     assert (shrunk.start, shrunk.pages) == (region.start, 1)
     assert process.read(shrunk) == Reading((BYTE,), Faults(0, 0))
     assert process.touch(region.part("q", 1, 1)) == signal.SIGSEGV
+    assert process.unmap(shrunk) == 0
+    assert len(take_snapshot(process, []).mappings) == before
+
+
+def test_a_part_that_moves_leaves_the_rest_of_its_region(process):
+    """The rest, its contents and the fences around it."""
+    region = process.map("p", 8)
+    process.write(region, BYTE)
+    moved = process.remap(region.part("q", 0, 2), 2)
+    assert moved.start not in range(region.start, region.end)
+    assert process.read(moved).values == (BYTE,)
+    assert process.read(region.part("r", 2, 6)) == Reading((BYTE,), Faults(0, 0))
+    assert process.touch(region) == signal.SIGSEGV
 
 
 def test_what_cannot_be_moved_is_an_error_and_stays(process):

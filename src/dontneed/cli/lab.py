@@ -15,14 +15,13 @@ import sys
 from dontneed.lab.catalogue import (
     LIVE,
     NAMES,
-    NEWEST,
-    OLDEST,
     experiment_named,
     experiments,
     machine_named,
     machine_names,
     run_experiment,
 )
+from dontneed.model.versions import NEWEST, OLDEST
 from dontneed.report.json import format_json
 from dontneed.report.transcript import format_run, run_document
 
@@ -50,7 +49,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help=f"what it runs on: {', '.join(machine_names())}, or another version (default: {LIVE})",
     )
     add_report_arguments(running)
-    comparing = actions.add_parser("compare", help="run an experiment on several machines: what differs, and since when")
+    comparing = actions.add_parser("compare", help="run one on several machines: what differs, and since when")
     comparing.add_argument("name", metavar="NAME", help="the experiment")
     comparing.add_argument(
         "--machines",

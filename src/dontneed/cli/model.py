@@ -11,7 +11,8 @@ import sys
 
 from dontneed.cli.lab import add_report_arguments, report
 from dontneed.errors import UsageError
-from dontneed.lab.catalogue import NEWEST, machine_names
+from dontneed.lab.catalogue import machine_names
+from dontneed.model.versions import NEWEST
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -42,7 +42,7 @@ class Bench:
     """
 
     def __init__(
-        self, process: Process, kernel: Kernel, *, name: str = "", parent: Bench | None = None, explain: bool = False
+        self, process: Process, kernel: Kernel, *, name: str = "", parent: Bench | None = None
     ) -> None:
         self.kernel = kernel
         self.steps: list[Step] = parent.steps if parent else []
@@ -274,6 +274,7 @@ class Bench:
                 pmap=rows,
                 regions=regions,
                 facts=self._facts(seen),
+                path=self.machine.way(),
             )
         )
         self._calls.clear()

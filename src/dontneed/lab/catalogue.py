@@ -6,6 +6,7 @@ from importlib import import_module
 
 from dontneed.errors import KernelLacks, NotPermitted, UsageError
 from dontneed.lab.bench import Bench
+from dontneed.model.path import outcomes
 from dontneed.model.versions import NEWEST, OLDEST, numbers_of
 from dontneed.report.transcript import Run
 
@@ -107,8 +108,27 @@ def run_experiment(experiment: Experiment, machine: Machine | None = None, *, ex
     run = Run(experiment.name, experiment.question, machine.name, kernel.release, kernel.note)
     try:
         with machine.start() as process:
-            bench = Bench(process, kernel, explain=explain)
+            predicted = explain and not machine.keep_way()
+            bench = Bench(process, kernel)
             experiment.perform(bench)
     except (KernelLacks, NotPermitted) as error:
         return run.replace(skipped=str(error))
-    return run.replace(steps=tuple(bench.steps), claims=tuple(bench.claims))
+    run = run.replace(steps=tuple(bench.steps), claims=tuple(bench.claims))
+    if explain:
+        run = run.replace(outcomes=outcomes(kernel.behaviour))
+    return _with_predicted_ways(run, experiment) if predicted else run
+
+
+def _with_predicted_ways(run: Run, experiment: Experiment) -> Run:
+    """A run with the ways that the model of its kernel takes, step by step, if it takes the same steps."""
+    from dontneed.lab.modelled import ModelMachine
+
+    version = min(NEWEST, run.kernel, key=numbers_of)
+    predicted = run_experiment(experiment, ModelMachine(version), explain=True)
+    if [step.title for step in predicted.steps] != [step.title for step in run.steps]:
+        return run.replace(note="live; the model takes other steps, so there is no way to show")
+    steps = zip(run.steps, predicted.steps, strict=True)
+    return run.replace(
+        note=f"live; the way through the kernel as the model of {version} predicts it",
+        steps=tuple(step.replace(path=model.path) for step, model in steps),
+    )

@@ -128,7 +128,7 @@ class _Servant:
         try:
             mappings.map_memory(length, address=start, protection=_protection(protection), flags=flags, fd=fd)
         except OSError as error:
-            self._release(start)
+            self._release(start, length)
             if kind == HUGETLB and error.errno in _NO_HUGETLB:
                 msg = "the kernel maps no hugetlb pages of 2 MiB"
                 raise KernelLacks(msg, hint="it takes CONFIG_HUGETLBFS, and a processor that has such pages") from None
@@ -139,22 +139,23 @@ class _Servant:
 
     def _unmap(self, start: int, length: int) -> int:
         refused = _answered(mappings.unmap_memory, start, length)
-        if not refused and self._regions.get(start, (0, 0, 0))[0] == length:
-            self._release(start)
+        if not refused:
+            self._release(start, length)
         return refused
 
     def _remap(self, start: int, length: int, new_length: int) -> int:
         if new_length < length:
             mappings.remap_memory(start, length, new_length)
-            moved = start
-        else:
-            moved = self._reserve(new_length)
-            try:
-                mappings.remap_memory(start, length, new_length, new_address=moved)
-            except OSError:
-                self._release(moved)
-                raise
-            self._release(start)
+            if start in self._regions:
+                self._regions[start] = new_length, *self._regions[start][1:]
+            return start
+        moved = self._reserve(new_length)
+        try:
+            mappings.remap_memory(start, length, new_length, new_address=moved)
+        except OSError:
+            self._release(moved, new_length)
+            raise
+        self._release(start, length)
         return moved
 
     def _reserve(self, length: int) -> int:
@@ -165,11 +166,12 @@ class _Servant:
         self._regions[start] = length, base, reserved
         return start
 
-    def _release(self, start: int) -> None:
-        """Unmap a region that was moved or unmapped, which leaves its fences to unmap."""
-        if start in self._regions:
-            _, base, reserved = self._regions.pop(start)
+    def _release(self, start: int, length: int) -> None:
+        """Unmap the fences of what was moved or unmapped, if it was a whole region."""
+        mapped, base, reserved = self._regions.get(start, (0, 0, 0))
+        if mapped == length:
             mappings.unmap_memory(base, reserved)
+            del self._regions[start]
 
     def _start_thread(self, stack_bytes: int) -> list[int]:
         thread = threads.start_thread(stack_bytes)

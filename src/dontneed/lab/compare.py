@@ -59,7 +59,8 @@ class Comparison(Record):
 
     Attributes:
         experiment, question: its name, and what it asks.
-        machines, kernels: their names, and what kernels they have.
+        machines: their names.
+        where: what each is, in words that say how far to believe it.
         skipped: by machine, why it was not done there; None: it was.
         rows: claim by claim.
     """
@@ -67,7 +68,7 @@ class Comparison(Record):
     experiment: str
     question: str
     machines: tuple[str, ...]
-    kernels: tuple[str, ...]
+    where: tuple[str, ...]
     skipped: tuple[str | None, ...]
     rows: tuple[Row, ...]
 
@@ -105,7 +106,7 @@ def compare(experiment: Experiment, machines: list[str]) -> Comparison:
         experiment.name,
         experiment.question,
         tuple(machines),
-        tuple(run.kernel for run in runs),
+        tuple(run.where for run in runs),
         tuple(run.skipped for run in runs),
         tuple(rows),
     )

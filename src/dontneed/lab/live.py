@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
     from dontneed.abi.advice import PosixAdvice
     from dontneed.lab.machine import Process
+    from dontneed.model.path import Stage
 
 _PATIENCE_SECONDS = 60.0
 """No word takes so long; a process that does not answer is stuck."""
@@ -87,6 +88,14 @@ class LiveMachine:
             return os.confstr("CS_GNU_LIBC_VERSION") or "another C library"
         except ValueError:  # no such name: musl
             return "musl"
+
+    def keep_way(self) -> bool:
+        """It cannot: the functions of a running kernel are traced with rights that lockdown takes even from root."""
+        return False
+
+    def way(self) -> tuple[Stage, ...]:
+        """Nothing."""
+        return ()
 
     def start(self) -> LiveProcess:
         """A fresh process, rehearsed: its own memory has grown to what the words need, and grows no more.

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from dontneed.abi.advice import Advice, PosixAdvice
+    from dontneed.model.path import Stage
     from dontneed.model.versions import Behaviour
 
 PRIVATE_ANONYMOUS = "private anonymous"
@@ -308,6 +309,12 @@ class Machine(Protocol):
     @property
     def libc(self) -> str:
         """Its C library, as `glibc 2.36`."""
+
+    def keep_way(self) -> bool:
+        """Keep the way of every discard through the kernel from now on; whether this machine can."""
+
+    def way(self) -> tuple[Stage, ...]:
+        """The way of the discards since this was last asked; nothing where it is not kept."""
 
     def start(self) -> Process:
         """A fresh process.

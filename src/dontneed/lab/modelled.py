@@ -15,6 +15,7 @@ from dontneed.model.entries import FILE, SHMEM
 from dontneed.model.hugetlb import unreserved
 from dontneed.model.layout import Program
 from dontneed.model.mm import PAGE_SHIFT
+from dontneed.model.path import Path
 from dontneed.model.process import Process
 from dontneed.model.system import System
 from dontneed.model.versions import NEWEST, OLDEST
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from dontneed.lab import machine as lab
     from dontneed.lab.machine import Region
     from dontneed.model import page_cache
+    from dontneed.model.path import Stage
 
 _ARCHITECTURE = "x86_64"
 _NOTES = {OLDEST: "a model, read and never run"}
@@ -68,6 +70,15 @@ class ModelMachine:
             pt_reclaim=behaviour.frees_tables,
             note=_NOTES.get(self.name, _NOTE),
         )
+
+    def keep_way(self) -> bool:
+        """Keep the way of every discard through the kernel from now on: the model can."""
+        self.system.path = Path(self.system.behaviour)
+        return True
+
+    def way(self) -> tuple[Stage, ...]:
+        """The way of the discards since this was last asked."""
+        return self.system.path.taken() if self.system.path is not None else ()
 
     def start(self) -> ModelProcess:
         """A fresh process, which runs a small program."""

@@ -16,6 +16,7 @@ from dontneed.records import Record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import NoReturn
 
     from dontneed.lab.bench import Bench
 
@@ -44,9 +45,14 @@ class Statement(Record):
     answer: tuple[str, ...] | None
     text: str
 
-    def wrong(self, what: str, right: str) -> UsageError:
-        """The error that says where the line is, what is wrong with it, and what would be right."""
-        return UsageError(f"{self.where}: {what}: {self.text}", hint=right)
+    def refuse(self, what: str, right: str) -> NoReturn:
+        """Say where the line is, what is wrong with it, and what would be right.
+
+        Raises:
+            UsageError: always.
+        """
+        msg = f"{self.where}: {what}: {self.text}"
+        raise UsageError(msg, hint=right) from None
 
 
 def scenario_of(text: str, name: str) -> Experiment:
@@ -120,12 +126,12 @@ def _statement(words: list[str], where: str, line: str) -> Statement:
     statement = Statement(where, process, words[0] if words else "", tuple(words[1:]), answer, line)
     word = WORDS.get(statement.word)
     if word is None:
-        raise statement.wrong(f"there is no word {statement.word!r}", f"one of: {', '.join(sorted(WORDS))}")
+        statement.refuse(f"there is no word {statement.word!r}", f"one of: {', '.join(sorted(WORDS))}")
     least, most = word.arguments
     if not least <= len(statement.arguments) <= most:
-        raise statement.wrong("too few or too many words", f"it is: {word.usage}")
+        statement.refuse("too few or too many words", f"it is: {word.usage}")
     if answer is not None and not (word.answers and answer):
-        raise statement.wrong("no answer can be expected here", "`-> ERRNO` follows calls that can be refused")
+        statement.refuse("no answer can be expected here", "`-> ERRNO` follows calls that can be refused")
     if statement.word == "expect" and statement.arguments[1] not in EXPECTABLE:
-        raise statement.wrong(f"nobody counts {statement.arguments[1]!r}", f"one of: {', '.join(EXPECTABLE)}")
+        statement.refuse(f"nobody counts {statement.arguments[1]!r}", f"one of: {', '.join(EXPECTABLE)}")
     return statement

@@ -75,12 +75,13 @@ class Performance:
         """Do what a line says, and claim what it expects to be answered."""
         bench = self.main if not statement.process else self.benches.get(statement.process)
         if bench is None:
-            raise statement.wrong(f"there is no process {statement.process!r} now", "`fork NAME` makes one")
+            statement.refuse(f"there is no process {statement.process!r} now", "`fork NAME` makes one")
         if statement.word not in ("look", "expect"):
             self._unseen = True
         answered = WORDS[statement.word].perform(self, bench, statement)
         if statement.answer is not None:
-            bench.claim(f"{statement.where.rpartition(', ')[2]}, the answer", " ".join(statement.answer), answered or "")
+            line = statement.where.rpartition(", ")[2]
+            bench.claim(f"{line}, the answer", " ".join(statement.answer), answered or "")
 
     def finish(self) -> None:
         """Look once more, if something was done since the last time."""
@@ -106,14 +107,14 @@ class Performance:
         region = self.regions.get(name)
         if region is None:
             known = ", ".join(self.regions) or "there is none yet: `map NAME PAGES`"
-            raise statement.wrong(f"there is no region {name!r}", f"one of: {known}")
+            statement.refuse(f"there is no region {name!r}", f"one of: {known}")
         if not bracket:
             return region
         first_text, colon, last_text = slice_.rstrip("]").partition(":")
         first = _number(statement, first_text or "0")
         last = _number(statement, last_text) if last_text else (region.pages if colon else first + 1)
         if not (slice_.endswith("]") and 0 <= first < last <= region.pages):
-            raise statement.wrong(f"{text!r} is no part of it", f"{name}[FIRST:LAST], pages 0 to {region.pages}")
+            statement.refuse(f"{text!r} is no part of it", f"{name}[FIRST:LAST], pages 0 to {region.pages}")
         return region.part(f"{name}_{first}", first, last - first)
 
 
@@ -121,12 +122,12 @@ def _number(statement: Statement, text: str) -> int:
     try:
         return int(text, 0)
     except ValueError:
-        raise statement.wrong(f"{text!r} is no number", "as in 1024 or 0x400") from None
+        statement.refuse(f"{text!r} is no number", "as in 1024 or 0x400")
 
 
 def _letter(statement: Statement, text: str) -> str:
     if len(text) != 1 or not text.isascii():
-        raise statement.wrong(f"{text!r} is no letter", "one ASCII character: memory is filled with it")
+        statement.refuse(f"{text!r} is no letter", "one ASCII character: memory is filled with it")
     return text
 
 
@@ -134,7 +135,7 @@ def _advice(statement: Statement, family: type[Advice | PosixAdvice], text: str)
     try:
         return family.named(text)
     except UsageError as error:
-        raise statement.wrong(error.message, error.hint) from None
+        statement.refuse(error.message, error.hint)
 
 
 def _errno(refused: int) -> str:
@@ -147,7 +148,7 @@ def _errno(refused: int) -> str:
 def _map(performance: Performance, bench: Bench, statement: Statement) -> None:
     name, pages, *options = statement.arguments
     if name in performance.regions:
-        raise statement.wrong(f"there is a region {name!r} already", "each has a name of its own")
+        statement.refuse(f"there is a region {name!r} already", "each has a name of its own")
     kind, file, protection, huge = PRIVATE_ANONYMOUS, None, "rw", False
     while options:
         option = options.pop(0)
@@ -165,7 +166,7 @@ def _map(performance: Performance, bench: Bench, statement: Statement) -> None:
         elif option == "protection" and options:
             protection = _protection(statement, options.pop(0))
         else:
-            raise statement.wrong(f"{option!r} is no kind of memory", f"it is: {WORDS['map'].usage}")
+            statement.refuse(f"{option!r} is no kind of memory", f"it is: {WORDS['map'].usage}")
     performance.regions[name] = bench.map(
         name, _number(statement, pages), kind=kind, file=file, protection=protection, huge=huge
     )
@@ -174,20 +175,20 @@ def _map(performance: Performance, bench: Bench, statement: Statement) -> None:
 def _file(performance: Performance, statement: Statement, name: str) -> File:
     file = performance.files.get(name)
     if file is None:
-        raise statement.wrong(f"there is no file {name!r}", "`file NAME PAGES LETTER` makes one")
+        statement.refuse(f"there is no file {name!r}", "`file NAME PAGES LETTER` makes one")
     return file
 
 
 def _protection(statement: Statement, text: str) -> str:
     if text not in ("r", "w", "rw", _NONE):
-        raise statement.wrong(f"{text!r} is no protection", "r, w, rw or none")
+        statement.refuse(f"{text!r} is no protection", "r, w, rw or none")
     return "" if text == _NONE else text
 
 
 def _create_file(performance: Performance, bench: Bench, statement: Statement) -> None:
     name, pages, letter, *rest = statement.arguments
     if rest not in ([], ["in", "memory"]):
-        raise statement.wrong(f"{' '.join(rest)!r} says nothing of a file", f"it is: {WORDS['file'].usage}")
+        statement.refuse(f"{' '.join(rest)!r} says nothing of a file", f"it is: {WORDS['file'].usage}")
     performance.files[name] = bench.create_file(
         name, _number(statement, pages), _letter(statement, letter), in_memory=bool(rest)
     )
@@ -212,7 +213,7 @@ def _write(performance: Performance, bench: Bench, statement: Statement) -> None
 
 def _touch(performance: Performance, bench: Bench, statement: Statement) -> str:
     if statement.arguments[1:] not in ((), ("write",)):
-        raise statement.wrong("a touch reads or writes", f"it is: {WORDS['touch'].usage}")
+        statement.refuse("a touch reads or writes", f"it is: {WORDS['touch'].usage}")
     raised = bench.touch(performance.region(statement), write=len(statement.arguments) > 1)
     return signal.Signals(raised).name if raised else "0"
 
@@ -257,7 +258,7 @@ def _remap(performance: Performance, bench: Bench, statement: Statement) -> None
 def _fork(performance: Performance, bench: Bench, statement: Statement) -> None:
     name = statement.arguments[0]
     if name in performance.benches or name in performance.threads:
-        raise statement.wrong(f"there is a {name!r} already", "each has a name of its own")
+        statement.refuse(f"there is a {name!r} already", "each has a name of its own")
     performance.benches[name] = bench.fork(name)
 
 
@@ -275,7 +276,7 @@ def _use_stack(performance: Performance, bench: Bench, statement: Statement) -> 
 def _thread(performance: Performance, statement: Statement) -> Thread:
     thread = performance.threads.get(statement.arguments[0])
     if thread is None:
-        raise statement.wrong(f"there is no thread {statement.arguments[0]!r}", "`thread NAME PAGES` starts one")
+        statement.refuse(f"there is no thread {statement.arguments[0]!r}", "`thread NAME PAGES` starts one")
     return thread
 
 
@@ -290,7 +291,7 @@ def _end(performance: Performance, bench: Bench, statement: Statement) -> None:
 
 def _swap(performance: Performance, bench: Bench, statement: Statement) -> None:
     if statement.arguments != ("on",):
-        raise statement.wrong("swap is there or not", "swap on")
+        statement.refuse("swap is there or not", "swap on")
     _hold(performance, bench.swap())
 
 
@@ -318,11 +319,11 @@ def _expect(performance: Performance, bench: Bench, statement: Statement) -> Non
     if quantity in _COUNTED_IN_PAGES:
         found, word = getattr(held, quantity if quantity == "frames" else f"{quantity}_pages"), "pages"
         if unit not in ([], ["pages"]):
-            raise statement.wrong(f"{quantity} is counted in pages", f"expect {name} {quantity} {number} pages")
+            statement.refuse(f"{quantity} is counted in pages", f"expect {name} {quantity} {number} pages")
     else:
         word = unit[0] if unit else "KiB"
         if word not in _UNITS:
-            raise statement.wrong(f"{word!r} is no unit", f"one of: {', '.join(_UNITS)}")
+            statement.refuse(f"{word!r} is no unit", f"one of: {', '.join(_UNITS)}")
         found = getattr(held, f"{quantity}_bytes") // _UNITS[word]
     who = f"{quantity} of {statement.process}'s {name}" if statement.process else f"{quantity} of {name}"
     bench.claim(who, f"{expected} {word}", f"{found} {word}")

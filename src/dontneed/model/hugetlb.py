@@ -17,7 +17,7 @@ from dontneed.model.anon_vma import prepare_anon_vma
 from dontneed.model.entries import DIRTY, HUGE, HUGETLB, LEAF_PAGES, WRITE, YOUNG
 from dontneed.model.page_cache import File
 from dontneed.model.vma import HUGETLB as VM_HUGETLB
-from dontneed.model.vma import NO_RESERVE, SHARED
+from dontneed.model.vma import MAY_SHARE, NO_RESERVE
 from dontneed.model.vma import WRITE as VM_WRITE
 
 TYPE_CHECKING = False
@@ -45,8 +45,8 @@ def new_file(system: System, pages: int, *, name: str = UNNAMED) -> File:
 # Mapping and unmapping
 
 
-def reserve(mm: Mm, file: File, first: int, last: int, offset: int, flags: int) -> bool:
-    """Reserve the pages of a mapping that is to be made; False: there are not enough (ENOMEM).
+def reserve(mm: Mm, file: File | None, first: int, last: int, offset: int, flags: int) -> bool:
+    """Reserve the pages of a mapping that is to be made; False: it is of hugetlb memory, and there are not enough.
 
     Args:
         mm: whose.
@@ -57,9 +57,9 @@ def reserve(mm: Mm, file: File, first: int, last: int, offset: int, flags: int) 
         flags: of the mapping.
     """
     system = mm.system
-    if flags & NO_RESERVE:
+    if file is None or not flags & VM_HUGETLB or flags & NO_RESERVE:
         return True
-    if flags & SHARED:
+    if flags & MAY_SHARE:
         of_file = range(offset, offset + last - first, LEAF_PAGES)
         missing = [page for page in of_file if page not in file.cache and page not in file.reserved]
         if len(missing) > unreserved(system):
@@ -124,7 +124,11 @@ def unmap(mm: Mm, vma: Vma, first: int, last: int, *, keep_copies: bool) -> list
 
 def _restore(mm: Mm, vma: Vma, slot: int) -> None:
     """Reserve a page again that went back to the pool, so that nobody takes it from its mapping."""
-    if mm.system.behaviour.hugetlb_restores and mm.hugetlb_reservations.get(slot) is False and not vma.flags & SHARED:
+    if (
+        mm.system.behaviour.hugetlb_restores
+        and mm.hugetlb_reservations.get(slot) is False
+        and not vma.flags & MAY_SHARE
+    ):
         mm.hugetlb_reservations[slot] = True
         mm.system.huge_reserved += 1
 
@@ -134,7 +138,7 @@ def close(mm: Mm, vmas: Iterable[Vma]) -> None:
     for vma in vmas:
         if not vma.flags & VM_HUGETLB:
             continue
-        if not vma.flags & SHARED:
+        if not vma.flags & MAY_SHARE:
             for slot in range(vma.first // LEAF_PAGES, vma.last // LEAF_PAGES):
                 mm.system.huge_reserved -= mm.hugetlb_reservations.pop(slot, False)
         file = vma.file
@@ -204,7 +208,7 @@ def _fault_in_slot(mm: Mm, vma: Vma, page: int, *, write: bool) -> bool:
     index = vma.file_page(page)
     if file is None or index >= file.pages or page // LEAF_PAGES in mm.hugetlb_lost:
         return False
-    shared = vma.flags & SHARED
+    shared = vma.flags & MAY_SHARE
     cached = file.cache.get(index)
     if cached is None and shared:
         cached = _add_to_file(mm.system, file, index)
@@ -265,7 +269,7 @@ def _write_protected(mm: Mm, vma: Vma, page: int, frame: int) -> bool:
     """
     frames = mm.system.frames
     is_of_file = is_file_frame(mm.system, frame)
-    if not vma.flags & SHARED and (is_of_file or frames.map_count(frame) > 1):
+    if not vma.flags & MAY_SHARE and (is_of_file or frames.map_count(frame) > 1):
         if _copy(mm, vma, page, frame):
             return True
         if is_of_file or page // LEAF_PAGES not in mm.hugetlb_reservations:

@@ -51,30 +51,20 @@ def mmap(
         flags: further VM_* flags; with HUGETLB `last` is rounded up to a huge page.
         name: for a mapping without a file.
     """
-    if first >= last or last > TOP:
-        return EINVAL if first >= last else ENOMEM
     if flags & vm.HUGETLB:
-        if (first | offset) % LEAF_PAGES:
-            return EINVAL
-        last = -(-last // LEAF_PAGES) * LEAF_PAGES
+        last, flags = -(-last // LEAF_PAGES) * LEAF_PAGES, flags | vm.DONT_EXPAND
         file = file or hugetlb.new_file(mm.system, last - first)
-        flags |= vm.DONT_EXPAND
+    if refused := _refused_place(first, last, offset, flags):
+        return refused
     may = _possible_access(file, shared=shared)
     if access & vm.WRITE and not may & vm.MAY_WRITE:
         return EACCES
     if refused := munmap(mm, first, last):
         return refused
-    if shared:
-        flags |= vm.SHARED if may & vm.MAY_WRITE else 0  # what nobody can write to is as good as private
-    elif access & vm.WRITE and not flags & (vm.NO_RESERVE | vm.HUGETLB):
-        flags |= vm.ACCOUNT
-    if mm.lock_future and not flags & vm.HUGETLB:
-        flags |= vm.LOCKED
-    if len(mm.vmas) > mm.system.max_map_count:
+    flags |= access | may | _flags_by_default(mm, access, may, flags, shared=shared)
+    if len(mm.vmas) > mm.system.max_map_count or not hugetlb.reserve(mm, file, first, last, offset, flags):
         return ENOMEM
-    if file is not None and flags & vm.HUGETLB and not hugetlb.reserve(mm, file, first, last, offset, flags):
-        return ENOMEM
-    vma = Vma(first, last, access | may | flags, file, offset if file is not None else first, name)
+    vma = Vma(first, last, flags, file, offset if file is not None else first, name)
     mm.vmas.insert(vma)
     if file is not None:
         file.mappers.add(mm)
@@ -84,12 +74,29 @@ def mmap(
     return 0
 
 
+def _refused_place(first: int, last: int, offset: int, flags: int) -> int:
+    """The errno of a place where nothing can be mapped, or nothing of this kind."""
+    if first >= last or (flags & vm.HUGETLB and (first | offset) % LEAF_PAGES):
+        return EINVAL
+    return ENOMEM if last > TOP else 0
+
+
 def _possible_access(file: File | None, *, shared: bool) -> int:
     """What mprotect(2) may ever allow of a mapping."""
     if not shared:
         return _MAY
     may = _MAY | vm.MAY_SHARE
     return may if file is None or file.writable else may & ~vm.MAY_WRITE
+
+
+def _flags_by_default(mm: Mm, access: int, may: int, flags: int, *, shared: bool) -> int:
+    """The flags that a mapping gets without anybody's asking."""
+    given = vm.LOCKED if mm.lock_future and not flags & vm.HUGETLB else 0
+    if shared:
+        return given | (vm.SHARED if may & vm.MAY_WRITE else 0)  # what nobody can write to is as good as private
+    if access & vm.WRITE and not flags & (vm.NO_RESERVE | vm.HUGETLB):
+        return given | vm.ACCOUNT
+    return given
 
 
 def munmap(mm: Mm, first: int, last: int) -> int:

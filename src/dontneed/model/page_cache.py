@@ -25,7 +25,7 @@ KERNELS = "the kernel's own"
 """Pages that the kernel maps by itself, and that no descriptor leads to (vdso)."""
 ZERO_DEVICE = "zero device"
 """/dev/zero: mapped privately it is anonymous memory with a file behind it."""
-SECRET = "secret"
+SECRET = "secret"  # noqa: S105 - the name of the call
 """memfd_secret(2)."""
 RING = "ring"
 """The buffer of a driver (perf_event_open)."""

@@ -43,6 +43,9 @@ class Stage(Record):
     entries: tuple[TableEntry, ...] = ()
 
 
+_TABLES_SHOWN = 4
+"""Of the page tables on the way; what many have alike is told once."""
+
 _RENAMED_SINCE = (6, 3)
 """zap_page_range() went, and single mappings got a way of their own."""
 
@@ -80,6 +83,12 @@ class Path:
         self._chain: tuple[str, ...] = ()
         self._before: dict[str, int] = {}
         self._depth = 0
+
+    def taken(self) -> tuple[Stage, ...]:
+        """What was recorded since this was last asked."""
+        stages = tuple(self.stages)
+        self.stages.clear()
+        return stages
 
     def calling(self, call: str, what: str) -> None:
         """A system call begins.
@@ -138,28 +147,32 @@ class Path:
 
     def _descend(self, mm: Mm, first: int, last: int, keep: frozenset[int]) -> None:
         """The tables on the way, one page table after the other, and the runs of alike entries in each."""
-        table = mm.table
-        page = first
-        for number in _tables_met(mm, first, last):
-            start = max(page, number * LEAF_PAGES)
-            end = min(last, (number + 1) * LEAF_PAGES)
-            way = walk(mm, start)
-            upper = tuple(entry for entry in way if entry.table != "PTE")
-            self.stages.append(Stage(self._depth + 1, self._directories(), _way_down(upper), upper))
-            for run in table.runs(start, end):
-                self._meet(mm, run, keep)
-            gaps = end - start - sum(run[1] - run[0] for run in table.runs(start, end))
-            if gaps:
-                self.stages.append(Stage(self._depth + 2, "", f"{gaps} × none: skipped"))
+        met = _tables_met(mm, first, last)
+        left_out = max(0, len(met) - _TABLES_SHOWN)
+        for number in met[: _TABLES_SHOWN - 1]:
+            self._enter(mm, number, first, last, keep)
+        if left_out:
+            self.stages.append(Stage(self._depth + 1, "", f"… {left_out} page tables more"))
+        for number in met[_TABLES_SHOWN - 1 :][-1:]:
+            self._enter(mm, number, first, last, keep)
+
+    def _enter(self, mm: Mm, number: int, first: int, last: int, keep: frozenset[int]) -> None:
+        """One page table: how one gets there, and the runs of alike entries in it."""
+        start, end = max(first, number * LEAF_PAGES), min(last, (number + 1) * LEAF_PAGES)
+        upper = tuple(entry for entry in walk(mm, start) if entry.table != "PTE")
+        self.stages.append(Stage(self._depth + 1, self._directories(), _way_down(upper), upper))
+        runs = mm.table.runs(start, end)
+        for run in runs:
+            self._meet(mm, run, keep)
+        if gaps := end - start - sum(run[1] - run[0] for run in runs):
+            self.stages.append(Stage(self._depth + 2, "", f"{gaps} × none: skipped"))
 
     def _meet(self, mm: Mm, run: Run, keep: frozenset[int]) -> None:
         first, last, code, _ = run
-        words = [KIND_NAMES[code & KIND]]
-        words += [word for bit, word in ((DIRTY, "dirty"), (YOUNG, "young"), (HUGE, "huge")) if code & bit]
         outcome = "kept" if code & KIND in keep else OUTCOMES[code & KIND](self._behaviour, code)
         function = self._entry_function(code)
         self.stages.append(
-            Stage(self._depth + 2, function, f"{last - first} × {', '.join(words)}: {outcome}", walk(mm, first)[-1:])
+            Stage(self._depth + 2, function, f"{last - first} × {_words_of(code)}: {outcome}", walk(mm, first)[-1:])
         )
 
     def _directories(self) -> str:
@@ -233,7 +246,34 @@ OUTCOMES: dict[int, Callable[[Behaviour, int], str]] = {
     entries.MIGRATION: _migration,
     entries.NONLINEAR: lambda _behaviour, _code: "cleared, unless the mapping is nonlinear: then it stays",
     entries.POISON: lambda _behaviour, _code: "cleared",
-    entries.GUARD: lambda _behaviour, _code: "dropped",
+    entries.GUARD: lambda _behaviour, _code: "kept by a discard, dropped by munmap",
     entries.HUGETLB: lambda _behaviour, _code: "cleared; the huge page goes back to its pool",
 }
 """What each kind of entry leads to when it is zapped."""
+
+
+def outcomes(behaviour: Behaviour) -> tuple[tuple[str, str], ...]:
+    """What zapping leads to, entry by entry, on one kernel: the entry in words, and what becomes of it."""
+    known = [
+        entries.NONE,
+        entries.ANON,
+        entries.ANON | DIRTY | YOUNG,
+        entries.FILE,
+        entries.FILE | DIRTY,
+        entries.FILE | YOUNG,
+        entries.SHMEM | DIRTY,
+        entries.ZERO,
+        entries.PFN,
+        entries.SWAP,
+        entries.MIGRATION,
+        entries.POISON,
+    ]
+    known += [entries.NONLINEAR] if behaviour.nonlinear else []
+    known += [entries.ANON | HUGE] if behaviour.huge_pages else []
+    known += [entries.GUARD] if behaviour.pagemap_guard else []
+    return tuple((_words_of(code), OUTCOMES[code & KIND](behaviour, code)) for code in known)
+
+
+def _words_of(code: int) -> str:
+    flags = ((DIRTY, "dirty"), (YOUNG, "young"), (HUGE, "huge"))
+    return ", ".join([KIND_NAMES[code & KIND], *(word for bit, word in flags if code & bit)])

@@ -279,7 +279,7 @@ STEPS: tuple[Step, ...] = (
     Step(
         "5.8",
         "a write to a shared huge page splits its entry, and khugepaged takes shared pages",
-        "3917c80280c9, 71a2c112a0f6",
+        "3917c80280c9, memory",
         {"huge_copied_whole": False, "huge_zero_becomes_huge": False, "collapses_shared": True},
     ),
     Step("5.9", "parts of huge pages are copied, not reused", "09854ba94c6a, memory", {"reuses_parts": "never"}),
@@ -314,7 +314,7 @@ STEPS: tuple[Step, ...] = (
     Step("6.12", "seals mapping by mapping", "mm/madvise.c 6.12", {"seal_per_mapping": True}),
     Step("6.13", "process_madvise of oneself takes any advice", "021781b01275", {"vector_any_of_own": True}),
     Step("6.13", "[vvar_vclock]", "e93d2521b27f, memory", {"vvar_clocks_apart": True}),
-    Step("6.13", "a write makes the zero huge page a huge page", "4ba2b8a8, memory", {"huge_zero_becomes_huge": True}),
+    Step("6.13", "a write makes the zero huge page a huge page", "memory", {"huge_zero_becomes_huge": True}),
     Step("6.14", "emptied page tables are freed", "measured", {"frees_tables": True}),
     Step(
         "6.15", "guards in file mappings; their pagemap bit", "measured", {"guard_files": True, "pagemap_guard": True}

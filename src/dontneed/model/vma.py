@@ -11,8 +11,6 @@ from itertools import count
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from dontneed.model.page_cache import File
 
 READ = 1 << 0

@@ -28,11 +28,11 @@ def format_comparison(comparison: Comparison, *, ascii_only: bool = False) -> li
 
 def comparison_document(comparison: Comparison) -> dict[str, Any]:
     """A comparison as an object for JSON."""
-    machines = zip(comparison.machines, comparison.kernels, comparison.skipped, strict=True)
+    machines = zip(comparison.machines, comparison.where, comparison.skipped, strict=True)
     return {
         "experiment": comparison.experiment,
         "question": comparison.question,
-        "machines": [{"name": name, "kernel": kernel, "skipped": skipped} for name, kernel, skipped in machines],
+        "machines": [{"name": name, "where": where, "skipped": skipped} for name, where, skipped in machines],
         "claims": [_row_document(comparison, row) for row in comparison.rows],
         "passed": comparison.passed,
     }
@@ -50,8 +50,8 @@ def _row_document(comparison: Comparison, row: Row) -> dict[str, Any]:
 
 def _lines(comparison: Comparison) -> Iterator[str]:
     yield f"{comparison.experiment}: {comparison.question}"
-    for name, kernel, skipped in zip(comparison.machines, comparison.kernels, comparison.skipped, strict=True):
-        yield f"{name}: Linux {kernel}" + (f", skipped: {skipped}" if skipped else "")
+    for name, where, skipped in zip(comparison.machines, comparison.where, comparison.skipped, strict=True):
+        yield f"{name}: {where}" + (f", skipped: {skipped}" if skipped else "")
     yield ""
     cells = [["", *comparison.machines], *([row.text, *_observations(row)] for row in comparison.rows)]
     widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]

@@ -78,6 +78,7 @@ class Run(Record):
         machine, kernel: what it ran on, and the release of the kernel there.
         note: how far that kernel is to be believed; empty: it ran.
         steps, claims: what was done, and what came of it.
+        outcomes: what zapping leads to on that kernel, entry by entry, where the way was asked for.
         skipped: why the machine or this user could not do it; None: it was done.
     """
 
@@ -88,6 +89,7 @@ class Run(Record):
     note: str = ""
     steps: tuple[Step, ...] = ()
     claims: tuple[Claim, ...] = ()
+    outcomes: tuple[tuple[str, str], ...] = ()
     skipped: str | None = None
 
     @property
@@ -140,6 +142,7 @@ def run_document(run: Run) -> dict[str, Any]:
             {"text": claim.text, "holds": claim.holds, "expected": claim.expected, "observed": claim.observed}
             for claim in run.claims
         ],
+        **({"outcomes": dict(run.outcomes)} if run.outcomes else {}),
         "passed": run.passed,
         "skipped": run.skipped,
     }
@@ -180,6 +183,10 @@ def _lines(run: Run) -> Iterator[str]:
         yield from _indented(_excerpt(step))
         yield ""
         yield from _indented([_fact_line(step.facts)])
+    if run.outcomes:
+        yield ""
+        yield f"What zapping an entry leads to, on Linux {run.kernel}:"
+        yield from _indented(f"{entry}: {outcome}" for entry, outcome in run.outcomes)
     if run.claims:
         yield ""
         yield from map(_claim_line, run.claims)
