@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from array import array
 from typing import TYPE_CHECKING
 
 from differential import records
 from differential.sequences import CONTENTS, COUNTERS, FAULTS, FRAMES, MAPPINGS, SMAPS
-from dontneed.model import procfs
+from differential.sequences import HUGE as HUGE_STATES
+from dontneed.abi import pagemap as abi
+from dontneed.model import pagemap, procfs
 from dontneed.model import vma as vm
 from dontneed.model.entries import ANON, FILE, GUARD, HUGE, HUGETLB, KIND, SHMEM, SWAP, ZERO
 from dontneed.model.faults import SIGSEGV, may_access
@@ -31,6 +34,14 @@ _STATES = {
 }
 """Of a page, but for whether it is huge, and whether it is mapped once."""
 
+_STATES_AS_PRINTED = (
+    (abi.PRESENT, records.PRESENT),
+    (abi.SWAP, records.SWAPPED),
+    (abi.FILE, records.OF_FILE),
+    (abi.EXCLUSIVE, records.EXCLUSIVE),
+    (abi.GUARD, records.GUARD),
+)
+
 _UNSAID_IN_SMAPS = (b"Referenced:", b"LazyFree:")
 
 
@@ -47,13 +58,13 @@ class Witness:
         self._parts = sequence.parts
         self._first = first
         self._last = first + sequence.arena.pages
-        self._frames: dict[int, int] = {}
+        self._frames = [0] * sequence.arena.pages
         self._counters_at_start = self._counters()
 
     def of_child(self, child: Process) -> Witness:
         """One for a forked child."""
         twin = object.__new__(Witness)
-        vars(twin).update(vars(self), process=child, _mm=child.mm, _frames=self._frames.copy())
+        vars(twin).update(vars(self), process=child, _mm=child.mm, _frames=self._frames)
         return twin
 
     def parts(self, faults: int) -> bytes:
@@ -63,7 +74,8 @@ class Witness:
             faults: that the operation took.
         """
         parts = self._parts
-        said = encode_runs(records.STATE_RUN, self._states_and_moves() if parts & FRAMES else self._states())
+        as_printed = parts & (FRAMES | HUGE_STATES)
+        said = encode_runs(records.STATE_RUN, self._states_as_printed() if as_printed else self._states())
         if parts & MAPPINGS:
             said += self._mappings()
         if parts & COUNTERS:
@@ -79,7 +91,7 @@ class Witness:
         return said
 
     def _states(self) -> Iterator[tuple[int, int]]:
-        """The state of the arena's pages, as (pages, state)."""
+        """The state of the arena's pages, as (pages, state): straight from the page table, where nothing is huge."""
         mm, page = self._mm, self._first
         frames = mm.system.frames
         for first, last, code, value in mm.table.runs(page, self._last):
@@ -87,7 +99,7 @@ class Witness:
                 yield first - page, 0
             page = last
             kind = code & KIND
-            state = _STATES[kind] | (records.IS_HUGE if code & HUGE or kind == HUGETLB else 0)
+            state = _STATES[kind]
             if kind == ANON:
                 map_count = frames.map_count
             elif kind in (FILE, SHMEM):
@@ -100,20 +112,26 @@ class Witness:
         if page < self._last:
             yield self._last - page, 0
 
-    def _states_and_moves(self) -> Iterator[tuple[int, int]]:
-        """The same, page by page, with MOVED for those in another frame than last time."""
-        before, now = self._frames, {}
-        for first, last, code, value in self._mm.table.runs(self._first, self._last):
-            if _STATES[code & KIND] & records.PRESENT:
-                step = code & KIND != ZERO or bool(code & HUGE)
-                now.update((page, value + step * (page - first)) for page in range(first, last))
-        self._frames = now
-        page = self._first
-        for pages, state in self._states():
-            for _ in range(pages):
-                moved = page in now and page in before and now[page] != before[page] and not state & records.ZERO
-                yield 1, state | records.MOVED if moved else state
-                page += 1
+    def _states_as_printed(self) -> Iterator[tuple[int, int]]:
+        """The same page by page, as the model's own pagemap has it, with MOVED for those in another frame than before."""
+        entries = array("Q", pagemap.pagemap(self._mm, self._first, self._last))
+        codes = dict(self._codes())
+        before, self._frames = self._frames, [entry & abi.PFN_MASK if entry & abi.PRESENT else 0 for entry in entries]
+        for page, (entry, frame) in enumerate(zip(entries, self._frames, strict=True)):
+            code = codes.get(page, 0)
+            huge = records.IS_HUGE if code & HUGE else 0
+            if code & KIND == ZERO:
+                yield 1, records.PRESENT | records.ZERO | huge
+                continue
+            moved = self._parts & FRAMES and frame and before[page] and frame != before[page]
+            state = sum(state for bit, state in _STATES_AS_PRINTED if entry & bit)
+            yield 1, state | huge | (records.MOVED if moved else 0)
+
+    def _codes(self) -> Iterator[tuple[int, int]]:
+        """The code of each page that has an entry, by page of the arena."""
+        for first, last, code, _ in self._mm.table.runs(self._first, self._last):
+            for page in range(first, last):
+                yield page - self._first, code
 
     def _mappings(self) -> bytes:
         inside = self._mm.vmas.within(self._first, self._last)

@@ -34,6 +34,7 @@ from differential.sequences import (
     SHARED_ANONYMOUS,
     SHARED_FILE,
     SMAPS,
+    SWAP,
     UNLOCK,
     UNMAP,
     WRITE,
@@ -221,13 +222,13 @@ KINDS: dict[str, Kind] = {
         Kind("brk", STRADDLING.replace(base=0), ((25, _break), *_BASE), opening=(_break,)),
         Kind(
             "pageout",
-            STRADDLING,
+            STRADDLING.replace(setup=SWAP),
             ((25, _advise(*_RECLAIMING)), *_BASE),
             needs=("swap",),
         ),
         Kind(
             "swap",
-            STRADDLING,
+            STRADDLING.replace(setup=SWAP),
             (
                 (6, _map),
                 (3, _unmap),

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 from differential import sequences as seq
 from differential.describe import Witness, encode_runs
+from differential.environment import POOL_PAGES
 from differential.records import CONTENTS_RUN, HEAD, LAST, SIGNALLED
+from dontneed.model import hugetlb
 from dontneed.model import vma as vm
-from dontneed.model.entries import KIND, SHMEM, ZERO
+from dontneed.model.entries import KIND, LEAF_PAGES, SHMEM, ZERO
 from dontneed.model.faults import touch
 from dontneed.model.process import Process
 from dontneed.model.system import System
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 ADDRESSES = 1 << 64
 FIRST_FILE_BYTE = 0x40
+FILE_NAME = "/memfd:file (deleted)"
 PROGRAM = 0x400000
 """Where the executor lies; its heap begins within the next 4 MiB."""
 
@@ -43,6 +46,8 @@ class Play:
         self._system = System(kernel)
         if not sequence.arena.setup & seq.HUGE_PAGES_ALLOWED:
             self._system.huge_enabled = "never"  # the executor disables them for itself
+        self._system.swap.enabled = bool(sequence.arena.setup & seq.SWAP)
+        self._system.huge_pool = POOL_PAGES
         self._file = self._create_file(sequence.arena.file_pages)
         self._said: list[bytes] = []
 
@@ -70,10 +75,25 @@ class Play:
             process.touch(PROGRAM, PAGE_BYTES, write=False)
 
     def _create_file(self, pages: int) -> File:
-        file = self._system.new_file("/memfd:file (deleted)", pages, kind=SHMEM)
+        """Every page, or huge page, tells its number."""
+        if self._sequence.arena.setup & seq.FILE_OF_HUGE_PAGES:
+            file = hugetlb.new_file(self._system, pages, name=FILE_NAME)
+            self._fill_by_mapping(file, pages)
+            return file
+        file = self._system.new_file(FILE_NAME, pages, kind=SHMEM)
         for page in range(pages):
             file.write(page, (FIRST_FILE_BYTE + page) % 256)
         return file
+
+    def _fill_by_mapping(self, file: File, pages: int) -> None:
+        """Hugetlbfs cannot be written to, only mapped."""
+        process = Process(self._system)
+        process.mmap(pages * PAGE_BYTES, vm.READ | vm.WRITE, address=PROGRAM, shared=True, file=file, flags=vm.HUGETLB)
+        for page in range(0, pages, LEAF_PAGES):
+            first = PROGRAM // PAGE_BYTES + page
+            touch(process.mm, first, first + 1, write=True)
+            self._system.frames.store(process.mm.table.get(first)[1], 1, FIRST_FILE_BYTE + page // LEAF_PAGES)
+        process.exit()
 
     def _first_byte(self, process: Process, page: int) -> int:
         error, value = self._read(process, page * PAGE_BYTES)

@@ -185,7 +185,8 @@ _ENCODED = struct.Struct(f"<{2 + ARGUMENTS}i")
 MAPPINGS, COUNTERS, FAULTS, CONTENTS, SMAPS, FRAMES, HUGE = (1 << bit for bit in range(7))
 """Parts of a record beyond the states of the pages: see records.py."""
 
-HUGE_PAGES_ALLOWED, FILE_OF_HUGE_PAGES = 1, 2
+HUGE_PAGES_ALLOWED, FILE_OF_HUGE_PAGES, SWAP = 1, 2, 4
+"""What a process finds: may it have huge pages, is the file of hugetlbfs, is there swap."""
 
 
 class Arena(Record):
@@ -196,7 +197,7 @@ class Arena(Record):
         pages: how many.
         file_pages: the length of the file; page n holds the byte 0x40 + n.
         threads: besides the first one.
-        setup: HUGE_PAGES_ALLOWED, FILE_OF_HUGE_PAGES.
+        setup: a sum of HUGE_PAGES_ALLOWED and its like.
     """
 
     base: int

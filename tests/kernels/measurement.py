@@ -54,9 +54,7 @@ def measurement_of(series: str, package: str, console: str) -> Measurement:
             if name.startswith(_ERRNO) and value != "absent"
         },
         facts={
-            name: value
-            for name, value in said.items()
-            if not name.startswith(_ERRNO) and name not in _OF_THE_KERNEL
+            name: value for name, value in said.items() if not name.startswith(_ERRNO) and name not in _OF_THE_KERNEL
         },
     )
 
@@ -75,11 +73,7 @@ def _upstream(release: str, version: str, signature: str) -> str:
 def differences(one: Measurement, other: Measurement) -> dict[str, tuple[str | None, str | None]]:
     """What the two do not agree on, by name; None where one of them did not ask."""
     mine, theirs = dict(one.items()), dict(other.items())
-    return {
-        name: (mine.get(name), theirs.get(name))
-        for name in (mine | theirs)
-        if mine.get(name) != theirs.get(name)
-    }
+    return {name: (mine.get(name), theirs.get(name)) for name in (mine | theirs) if mine.get(name) != theirs.get(name)}
 
 
 def keep(measured: Measurement) -> None:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from model_guest import GIB, HUGE, PAGE, READ, RW, ModelGuest, answer_of, outcome
+
 from dontneed.abi.advice import Advice
 from dontneed.model import procfs
 from dontneed.model import vma as vm
 from dontneed.model.remap import DONT_UNMAP, FIXED, MAY_MOVE
-from model_guest import GIB, HUGE, PAGE, READ, RW, ModelGuest, answer_of, outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -398,9 +399,7 @@ def _mappings(guest: ModelGuest) -> Said:
     yield "mappings.grow_in_place", answer_of(process.mremap(start, PAGE, 2 * PAGE))
     yield "mappings.copy_private", answer_of(process.mremap(start, 0, PAGE, flags=MAY_MOVE))
     file = guest.map_file(4, shared=True)
-    yield "mappings.dontunmap_shared", answer_of(
-        process.mremap(file, 4 * PAGE, 4 * PAGE, flags=MAY_MOVE | DONT_UNMAP)
-    )
+    yield "mappings.dontunmap_shared", answer_of(process.mremap(file, 4 * PAGE, 4 * PAGE, flags=MAY_MOVE | DONT_UNMAP))
     start, target = _five(guest), guest.map(5 * PAGE, 0)
     process.mprotect(start + 2 * PAGE, PAGE, READ)
     result = process.mremap(start, 5 * PAGE, 5 * PAGE, flags=MAY_MOVE | FIXED, new_address=target)

@@ -166,7 +166,8 @@ class Store:
         if archive == "ubuntu":
             unpacked = self._unpack(self._apt("debian", _DEBIAN_WITH_UBUNTU_KEYS), wanted.keyring_package)
             return unpacked / installed.relative_to("/")
-        raise PackagesUnreachable(f"{installed} is missing: install the package {wanted.keyring_package}.")
+        msg = f"{installed} is missing: install the package {wanted.keyring_package}."
+        raise PackagesUnreachable(msg)
 
     def _mirror(self, archive: str) -> str:
         wanted = ARCHIVES[archive]
@@ -176,10 +177,11 @@ class Store:
             return configured
         if archive == "ubuntu" and _configured_mirror(ARCHIVES["debian"].origin):
             return self._mirror_that_debootstrap_knows()
-        raise PackagesUnreachable(
+        msg = (
             f"Where {wanted.origin} is, apt does not know here: "
             f"set {wanted.mirror_variable} to the address of a mirror, or run apt-get update first."
         )
+        raise PackagesUnreachable(msg)
 
     def _mirror_that_debootstrap_knows(self) -> str:
         unpacked = self._unpack(self._apt("debian", _DEBIAN_WITH_UBUNTU_KEYS), "debootstrap")
@@ -247,7 +249,8 @@ class Apt:
         names = _run(["apt-cache", *self._options, "pkgnames", "linux-"], UPDATE_SECONDS).split()
         matching = sorted(filter(name_pattern.fullmatch, names), key=_age)
         if not matching:
-            raise PackagesUnreachable(f"No package is called {name_pattern.pattern} in: {self._source}")
+            msg = f"No package is called {name_pattern.pattern} in: {self._source}"
+            raise PackagesUnreachable(msg)
         return matching[-1]
 
     def download(self, package: str, directory: Path) -> Path:
@@ -272,7 +275,8 @@ def _keep_image(unpacked: Path, place: Path) -> None:
     """Move the kernel's image to its place, note which package it was, and let the rest go: modules are large."""
     image = next((found for where in _IMAGES for found in unpacked.glob(where)), None)
     if image is None:
-        raise PackagesUnreachable(f"No kernel image in the package {unpacked.name}.")
+        msg = f"No kernel image in the package {unpacked.name}."
+        raise PackagesUnreachable(msg)
     place.mkdir(parents=True, exist_ok=True)
     (place / "package").write_text(f"{unpacked.name}\n", encoding="utf-8")
     image.rename(place / "vmlinuz")
@@ -286,9 +290,12 @@ def _run(command: list[str], seconds: float, directory: Path | None = None) -> s
             command, cwd=directory, timeout=seconds, check=False, capture_output=True, text=True, encoding="utf-8"
         )
     except FileNotFoundError as error:
-        raise PackagesUnreachable(f"The command {command[0]} is missing: this needs apt and dpkg.") from error
+        msg = f"The command {command[0]} is missing: this needs apt and dpkg."
+        raise PackagesUnreachable(msg) from error
     except subprocess.TimeoutExpired as error:
-        raise PackagesUnreachable(f"{' '.join(command[-2:])} took more than {seconds:.0f} s.") from error
+        msg = f"{' '.join(command[-2:])} took more than {seconds:.0f} s."
+        raise PackagesUnreachable(msg) from error
     if done.returncode:
-        raise PackagesUnreachable(f"{command[0]} {' '.join(command[-2:])} failed: {done.stderr.strip()}")
+        msg = f"{command[0]} {' '.join(command[-2:])} failed: {done.stderr.strip()}"
+        raise PackagesUnreachable(msg)
     return done.stdout

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from boot import run_in_kernel
+from boot import BOOT_SECONDS, run_in_kernel
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -28,11 +28,14 @@ KINDS_WITHOUT_SWAP = tuple(name for name, kind in KINDS.items() if "swap" not in
 LENGTH = 30
 """Operations in a sequence: what comes later hides behind what went wrong before."""
 
+SEQUENCE_SECONDS = 2
+"""What one may take at most, all in all."""
+
 _ANSWER = struct.Struct("<I")
 _FAILED = 0xFFFF_FFFF
 
 
-def replay(vmlinuz: Path, version: str, kind: str, seed: int, count: int, timeout: float) -> list[Disagreement]:
+def replay(vmlinuz: Path, version: str, kind: str, seed: int, count: int) -> list[Disagreement]:
     """Where this kernel and the model of its version say different things.
 
     Args:
@@ -41,12 +44,12 @@ def replay(vmlinuz: Path, version: str, kind: str, seed: int, count: int, timeou
         kind: of sequences.
         seed: with it the same sequences are made again.
         count: how many.
-        timeout: in seconds, for the boot and all sequences.
     Raises:
         GuestFailed: the guest did not come to its end in time.
     """
     sequences = [generate(KINDS[kind], seed, number, LENGTH) for number in range(count)]
-    said = run_in_kernel(vmlinuz, build(), b"".join(sequence.encode() for sequence in sequences), timeout)
+    encoded = b"".join(sequence.encode() for sequence in sequences)
+    said = run_in_kernel(vmlinuz, build(), encoded, BOOT_SECONDS + count * SEQUENCE_SECONDS)
     found = []
     for sequence, live in zip(sequences, _answers(said), strict=True):
         predicted = predict(sequence, version)

@@ -5,6 +5,7 @@
     python tests/kernels/run.py --list            which there are, and which are here
     python tests/kernels/run.py --keep            write what was found to measured/, as the new truth
     python tests/kernels/run.py --steps           boot nothing: what changed from each kept kernel to the next
+    python tests/kernels/run.py --sequences 200   and so many sequences of the differential engine, of each --kind
 
 The exit code is 1 when a kernel did otherwise than it did before, or than the model's table of versions says, and 2
 when a kernel could not be had or did not boot.
@@ -13,6 +14,7 @@ when a kernel could not be had or did not boot.
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 import tempfile
 import time
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
 
 CACHE = Path("~/.cache/dontneed/kernels")
 
+_SHOWN = 3
+"""Of sequences that disagree; the first differences are most often the same one."""
+
 
 @dataclass
 class Result:
@@ -47,6 +52,8 @@ class Result:
     """By probe: what it found before, and now."""
     against_model: dict[str, tuple[str, str]] = field(default_factory=dict)
     """By probe: what the model's table of versions says, and what the kernel did."""
+    replayed: dict[str, list[str]] = field(default_factory=dict)
+    """By kind of sequences: where kernel and model disagree."""
 
 
 def main() -> int:
@@ -65,6 +72,8 @@ def main() -> int:
         return 0
     results = list(_measure_all(chosen, store, arguments.jobs))
     for result in results:
+        if arguments.sequences and result.measured:
+            _replay(result, store, arguments)
         _print_details(result)
         if arguments.keep and result.measured:
             keep(result.measured)
@@ -78,6 +87,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", action="store_true", help="say what changed between kernels, from what was kept")
     parser.add_argument("--cache", type=Path, default=CACHE, metavar="DIR", help=f"where kernels are kept ({CACHE})")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="machines at a time (1)")
+    parser.add_argument("--sequences", type=int, default=0, metavar="N", help="replay N sequences of each kind (0)")
+    parser.add_argument("--kind", action="append", default=[], help="of sequences; may be given more than once (base)")
+    parser.add_argument("--seed", type=int, default=1, help="of sequences (1)")
     parser.add_argument("--keep", action="store_true", help="write what was found to measured/")
     return parser
 
@@ -115,6 +127,20 @@ def _measure(kernel: Kernel, store: Store, init: bytes) -> Result:
     return result
 
 
+def _replay(result: Result, store: Store, arguments: argparse.Namespace) -> None:
+    from replay import replay  # needs the engine, which the probes can do without
+
+    image = store.fetch(result.kernel) / "vmlinuz"
+    for kind in arguments.kind or ["base"]:
+        try:
+            found = replay(image, result.measured.upstream, kind, arguments.seed, arguments.sequences)
+        except GuestFailed as error:
+            result.failure = str(error)
+            return
+        result.replayed[kind] = [str(each) for each in found]
+        print(f"{result.kernel.series}: {kind}: {len(found)} of {arguments.sequences} sequences disagree", flush=True)
+
+
 def _print_row(result: Result) -> None:
     if result.measured is None:
         print(f"{result.kernel.series:8}not measured")
@@ -135,11 +161,14 @@ def _print_details(result: Result) -> None:
         print(f"{series}: {name}: was {before}, is {now}")
     for name, (expected, found) in result.against_model.items():
         print(f"{series}: {name}: the model says {expected}, the kernel {found}")
+    for kind, disagreements_of_kind in result.replayed.items():
+        for each in disagreements_of_kind[:_SHOWN]:
+            print(f"\n{series}: {kind}:\n{each}")
 
 
 def _print_steps(kernels: Sequence[Kernel]) -> None:
     known = [measured for kernel in kernels if (measured := kept(kernel.series))]
-    for before, after in zip(known, known[1:], strict=False):
+    for before, after in itertools.pairwise(known):
         print(f"\n{before.series} → {after.series}")
         for name, (was, became) in differences(before, after).items():
             print(f"  {name}: {was} → {became}")
@@ -148,7 +177,8 @@ def _print_steps(kernels: Sequence[Kernel]) -> None:
 def _exit_code(results: Sequence[Result]) -> int:
     if any(result.failure for result in results):
         return 2
-    return 1 if any(result.changed or result.against_model for result in results) else 0
+    disagrees = any(result.changed or result.against_model or any(result.replayed.values()) for result in results)
+    return 1 if disagrees else 0
 
 
 if __name__ == "__main__":

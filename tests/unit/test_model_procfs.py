@@ -323,7 +323,7 @@ def test_kpageflags_tells_what_a_frame_is_for():
 
     before = told(anonymous, zero, dirty, file.cache[3])
     assert before[0] == kpageflags.ANON | kpageflags.LRU | kpageflags.MMAP | kpageflags.SWAPBACKED
-    assert before[1] == kpageflags.ZERO_PAGE | kpageflags.REFERENCED
+    assert before[1] == kpageflags.ZERO_PAGE
     assert before[2] & (kpageflags.DIRTY | kpageflags.MMAP) == kpageflags.DIRTY | kpageflags.MMAP
     assert not before[3] & (kpageflags.DIRTY | kpageflags.MMAP)
     process.madvise(PLACE, PAGE_BYTES, int(Advice.DONTNEED))

@@ -103,7 +103,6 @@ class ModelMachine:
         """A file that has no name in any directory, all in the page cache, and clean if it is on a disk."""
         name = "/memfd:file (deleted)" if in_memory else "/var/tmp/file (deleted)"  # noqa: S108 - there is no such file
         file = self.system.new_file(name, pages, kind=SHMEM if in_memory else FILE, byte=byte)
-        file.referenced.update(file.cache.values())  # the writes that filled it were uses
         self._files.append(file)
         return file
 

@@ -187,8 +187,7 @@ def _map_around(mm: Mm, vma: Vma, page: int) -> None:
     for near in range(first, last):
         frame = file.cache.get(vma.file_page(near))
         if frame is not None and mm.table.get(near)[0] == NONE:
-            code = _read_code(vma)
-            _map_cached(mm, near, frame, code if near == page else code & ~YOUNG)
+            _map_cached(mm, near, frame, _read_code(vma))  # as young as if it had been touched, on x86
 
 
 def _write_shared_page(mm: Mm, vma: Vma, page: int) -> int:

@@ -43,7 +43,8 @@ class File:
         nature: REGULAR, or one of the others.
         cache: page of the file → frame.
         swapped: page of the file → swap slot (shmem only).
-        dirty, referenced: frames of the cache that are.
+        dirty: frames of the cache that are.
+        referenced, active: those that were used once, or often, of late (PG_referenced, PG_active).
         huge: pages of the file from which on a huge page holds 512 of them (SHMEM).
         reserved: first pages of huge pages that are reserved for mappings, and have no frame yet (HUGETLB).
         mappers: the address spaces that map it, or did.
@@ -51,6 +52,7 @@ class File:
 
     __slots__ = (
         "_disk",
+        "active",
         "cache",
         "dirty",
         "huge",
@@ -79,6 +81,7 @@ class File:
         self.swapped: dict[int, int] = {}
         self.dirty: set[int] = set()
         self.referenced: set[int] = set()
+        self.active: set[int] = set()
         self.huge: set[int] = set()
         self.reserved: set[int] = set()
         self.mappers: set[Mm] = set()
@@ -104,10 +107,23 @@ class File:
         frame = self.frame(page)
         self.system.frames.store(frame, 1, byte)
         self.dirty.add(frame)
+        if self.kind == SHMEM:
+            self.mark_used(frame, 1)
 
     def read(self, page: int) -> int:
         """read(2): the byte that fills a page."""
-        return self.system.frames.load(self.frame(page))
+        frame = self.frame(page)
+        self.mark_used(frame, 1)
+        return self.system.frames.load(frame)
+
+    def mark_used(self, first: int, count: int) -> None:
+        """Note that cached frames are used (folio_mark_accessed): the second time makes them active."""
+        for frame in range(first, first + count):
+            if frame not in self.referenced:
+                self.referenced.add(frame)
+            elif frame not in self.active:
+                self.active.add(frame)
+                self.referenced.discard(frame)
 
     def frame(self, page: int) -> int:
         """The frame of a page, read in or made if the cache has none."""
@@ -131,6 +147,7 @@ class File:
         self.huge.discard(page & -LEAF_PAGES)
         self.dirty.discard(frame)
         self.referenced.discard(frame)
+        self.active.discard(frame)
         self.system.frames.release(frame)
 
     def punch(self, first: int, last: int) -> None:
@@ -172,4 +189,4 @@ def note_use(mm: Mm, vma: Vma, code: int, frame: int, pages: int) -> None:
         file.dirty.update(range(frame, frame + pages))
     blind = SEQ_READ | RAND_READ if mm.system.behaviour.zap_ignores_random else SEQ_READ
     if code & YOUNG and not vma.flags & blind:
-        file.referenced.update(range(frame, frame + pages))
+        file.mark_used(frame, pages)

@@ -163,7 +163,8 @@ def kpageflags(system: System, spaces: Iterable[Mm], files: Iterable[File], fram
 
 def _unmapped_flags(system: System, frame: int) -> int:
     """Of a frame that no entry maps: free, unless it is a part of a huge page, or in the swap cache."""
-    flags = _part_flags(frame) if system.frames.folio_of(frame) is not None else 0
+    is_part = system.frames.folio_of(frame) is not None  # of a page that is mapped as a whole, for the kernel
+    flags = _part_flags(frame) | frame_flags.MMAP if is_part else 0
     if system.swap.slot_of(frame) is not None:
         flags |= frame_flags.SWAPCACHE
     return flags | _ANONYMOUS if flags else frame_flags.BUDDY
@@ -185,7 +186,7 @@ def _mapped_flags(system: System, code: int, frame: int) -> int:
     """Of a frame that an entry maps, and that is of no file."""
     kind = code & KIND
     if kind == ZERO:
-        return frame_flags.ZERO_PAGE | (_part_flags(frame) if code & HUGE else frame_flags.REFERENCED)
+        return frame_flags.ZERO_PAGE | (_part_flags(frame) if code & HUGE else 0)
     if kind == HUGETLB:
         return frame_flags.MMAP | frame_flags.HUGE | _place_flag(frame)
     flags = _ANONYMOUS | frame_flags.MMAP

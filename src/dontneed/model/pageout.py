@@ -50,6 +50,7 @@ def make_cold(mm: Mm, vma: Vma, first: int, last: int) -> None:
         mm.table.recode(start, end, YOUNG, kinds=MAPPED)
         if vma.file is not None:
             vma.file.referenced.difference_update(range(frame, frame + end - start))
+            vma.file.active.difference_update(range(frame, frame + end - start))
 
 
 def page_out(mm: Mm, vma: Vma, first: int, last: int) -> None:
