@@ -8,12 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from model_errnos import errnos
-from model_probes import probes
+from modelled import foretell
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from measurement import Measurement
 
 TAKEN_BACK: dict[tuple[str, str], str] = {
@@ -28,14 +25,9 @@ def disagreements(measured: Measurement) -> dict[str, tuple[str, str]]:
     found = dict(measured.items())
     return {
         name: (expected, found[name])
-        for name, expected in _expected(measured.upstream)
+        for name, expected in foretell(measured.upstream)
         if name in found and not _agree(name, expected, found[name]) and (measured.series, name) not in TAKEN_BACK
     }
-
-
-def _expected(version: str) -> Iterator[tuple[str, str]]:
-    yield from errnos(version)
-    yield from probes(version)
 
 
 def _agree(name: str, expected: str, found: str) -> bool:

@@ -26,7 +26,7 @@ class Measurement:
     package: str
     release: str
     upstream: str
-    """The release of kernel.org that it is made from, as in `5.10.223`; later changes may have been taken back to it."""
+    """The release of kernel.org that it is made from, as in `5.10.223`; later changes may be in it too."""
     errnos: dict[str, dict[str, str]]
     """What each advice answers, by kind of mapping; a kind that the kernel does not have is missing."""
     facts: dict[str, str]

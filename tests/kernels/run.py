@@ -5,6 +5,7 @@
     python tests/kernels/run.py --list            which there are, and which are here
     python tests/kernels/run.py --keep            write what was found to measured/, as the new truth
     python tests/kernels/run.py --steps           boot nothing: what changed from each kept kernel to the next
+    python tests/kernels/run.py --kept            boot nothing: hold what was kept against the model
     python tests/kernels/run.py --sequences 200   and so many sequences of the differential engine, of each --kind
 
 The exit code is 1 when a kernel did otherwise than it did before, or than the model's table of versions says, and 2
@@ -70,7 +71,10 @@ def main() -> int:
     if arguments.steps:
         _print_steps(chosen)
         return 0
-    results = list(_measure_all(chosen, store, arguments.jobs))
+    if arguments.kept:
+        results = [_remembered(kernel) for kernel in chosen]
+    else:
+        results = list(_measure_all(chosen, store, arguments.jobs))
     for result in results:
         if arguments.sequences and result.measured:
             _replay(result, store, arguments)
@@ -85,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", action="append", default=[], metavar="SERIES", help="one kernel, as in 5.10")
     parser.add_argument("--list", action="store_true", help="say which kernels there are, and boot none")
     parser.add_argument("--steps", action="store_true", help="say what changed between kernels, from what was kept")
+    parser.add_argument("--kept", action="store_true", help="hold the model against what was kept, and boot nothing")
     parser.add_argument("--cache", type=Path, default=CACHE, metavar="DIR", help=f"where kernels are kept ({CACHE})")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="machines at a time (1)")
     parser.add_argument("--sequences", type=int, default=0, metavar="N", help="replay N sequences of each kind (0)")
@@ -124,6 +129,15 @@ def _measure(kernel: Kernel, store: Store, init: bytes) -> Result:
     if before := kept(kernel.series):
         result.changed = differences(before, result.measured)
     result.against_model = disagreements(result.measured)
+    return result
+
+
+def _remembered(kernel: Kernel) -> Result:
+    result = Result(kernel, measured=kept(kernel.series))
+    if result.measured is None:
+        result.failure = "nothing was kept"
+    else:
+        result.against_model = disagreements(result.measured)
     return result
 
 

@@ -202,8 +202,7 @@ def sealed(process: Process, _: ExitStack) -> Iterator[Scene]:
 
 def on_a_stack(process: Process, _: ExitStack) -> Iterator[Scene]:
     """A thread's stack while it is used, and what is left when the thread has ended."""
-    thread = process.start_thread("t", 256)
-    yield process, thread.stack
+    thread = process.start_thread("t", 256)  # which may not have run yet
     process.use_stack(thread, PAGES)
     yield process, thread.stack
     process.end_thread(thread)

@@ -84,6 +84,11 @@ class Frames:
             else:
                 self.release_unmapped(frame)
 
+    @property
+    def are_unremarkable(self) -> bool:
+        """Whether all that is known of small anonymous frames is how many there are."""
+        return not (self._shared or self._contents or self.lazy or self.dirty)
+
     def map_count(self, frame: int) -> int:
         """How many entries map an anonymous frame."""
         return self._shared.get(frame, 1)

@@ -173,6 +173,14 @@ class PageTable:
             msg = f"table {number:#x} has entries: take them before it goes"
             raise AssertionError(msg)
 
+    def drop_leaves(self, numbers: Iterable[int]) -> None:
+        """Free empty tables of the last level, as `take` says which."""
+        leaves = self.leaves
+        left = [leaves.pop(number, ()) for number in numbers]
+        if any(left):
+            msg = "a table has entries: take them before it goes"
+            raise AssertionError(msg)
+
     def free_tables(self, first: int, last: int, floor: int, ceiling: int) -> int:
         """Free the tables of a range that is no longer mapped.
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from errno import EFAULT, EINVAL, ENOMEM, EPERM
 
-from dontneed.model import layout
+from dontneed.model import hugetlb, layout
 from dontneed.model import vma as vm
 from dontneed.model.entries import LEAF_PAGES
 from dontneed.model.huge import split_at
@@ -308,6 +308,8 @@ def _move_entries(mm: Mm, remap: _Remap) -> None:
         split_at(mm, vma, last)
     back = _alignable(mm, first, last, target) if behaviour.remap_realigns else 0
     mm.table.move(first - back, last, target - back, whole_tables=behaviour.remap_moves_tables)
+    if vma.flags & vm.HUGETLB:
+        hugetlb.move(mm, first, last, target)
 
 
 def _alignable(mm: Mm, first: int, last: int, target: int) -> int:

@@ -18,6 +18,7 @@ from dontneed.model.entries import (
     SHMEM,
     SWAP,
 )
+from dontneed.model.frames import FIRST_HUGE_FRAME
 from dontneed.model.huge import split_at
 from dontneed.model.page_cache import note_use
 from dontneed.model.swap_in import free_swap
@@ -62,8 +63,7 @@ def zap(mm: Mm, vma: Vma, first: int, last: int, *, keep: frozenset[int] = NOTHI
         runs, emptied = mm.table.take(first, last, keep)
         _release(mm, vma, runs)
     if free_tables:
-        for number in emptied:
-            mm.table.drop_leaf(number)
+        mm.table.drop_leaves(emptied)
     if path is not None:
         path.zapped(mm, len(emptied) if free_tables else 0)
 
@@ -103,14 +103,18 @@ def _release(mm: Mm, vma: Vma, runs: list[Run]) -> None:
     """Let go of what entries held that were taken out of the page table."""
     system, resident = mm.system, mm.resident
     frames = system.frames
-    plain = not system.swap.cache  # a sparse tebibyte is half a million runs of one page
-    anonymous = 0
+    plain = not system.swap.cache
+    # A sparse tebibyte is half a million runs of one page: then only their number is taken down.
+    freed_until = FIRST_HUGE_FRAME if plain and frames.are_unremarkable else 0
+    anonymous = freed = 0
     for start, end, code, value in runs:
         kind = code & KIND
         pages = end - start
         if kind == ANON:
             anonymous += pages
-            if plain:
+            if value < freed_until:
+                freed += pages
+            elif plain:
                 frames.unmap(value, pages)
             else:
                 unmap_anonymous(system, value, pages)
@@ -122,3 +126,4 @@ def _release(mm: Mm, vma: Vma, runs: list[Run]) -> None:
             resident[SWAP] -= pages
             release_slots(system, value, pages)
     resident[ANON] -= anonymous
+    frames.in_use -= freed

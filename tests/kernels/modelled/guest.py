@@ -16,6 +16,7 @@ from dontneed.model.process import Process
 from dontneed.model.system import System
 
 if TYPE_CHECKING:
+    from dontneed.abi.advice import Advice
     from dontneed.model.page_cache import File
 
 PAGE = 4096
@@ -60,6 +61,21 @@ class ModelGuest:
         self.store(start, pages)
         return start
 
+    def five(self, middle: str = "") -> int:
+        """Five pages, all written to; the middle one `locked`, or a `hole`."""
+        start = self.touched(5)
+        if middle == "locked":
+            self.process.mlock(start + 2 * PAGE, PAGE)
+        if middle == "hole":
+            self.process.munmap(start + 2 * PAGE, PAGE)
+        return start
+
+    def warm_room(self) -> int:
+        """A GiB whose upper tables are there, as is the table of its first 2 MiB."""
+        start = self.map(GIB, flags=vm.NO_RESERVE)
+        self.store(start)
+        return start
+
     def new_file(self, pages: int) -> File:
         """A file in memory whose pages are all there."""
         return self.system.new_file("/memfd:probe (deleted)", pages, kind=SHMEM, byte=ord("f"))
@@ -80,6 +96,10 @@ class ModelGuest:
     def advise(self, address: int, size: int, advice: int) -> str:
         """What madvise answers."""
         return outcome(self.process.madvise(address, size, int(advice)))
+
+    def advised(self, start: int, pages: int, advice: Advice) -> str:
+        """The same, and what the pages are then."""
+        return f"{self.advise(start, pages * PAGE, advice)} {self.letters(start, pages)}"
 
     # What is told of it
 
@@ -111,17 +131,23 @@ class ModelGuest:
         found = re.search(r"^VmFlags: (.*?) *$", self._smaps(address), re.MULTILINE)
         return found[1] if found else "none"
 
-    def keys(self, text: bytes) -> str:
-        """The keys of the lines of status, or of the first mapping in smaps, in order."""
-        first = re.split(rb"\n(?=[0-9a-f]+-[0-9a-f]+ )", text)[0]
-        return " ".join(line.split(b":")[0].decode() for line in first.splitlines() if b"-" not in line.split(b":")[0])
+    def status_keys(self) -> str:
+        """The keys of all lines, in order."""
+        return _keys(procfs.status(self.process).decode())
+
+    def smaps_keys(self) -> str:
+        """The keys of the lines of the first mapping."""
+        return _keys(self._smaps_blocks()[0].partition("\n")[2])
 
     def _smaps(self, address: int) -> str:
-        for block in re.split(r"\n(?=[0-9a-f]+-[0-9a-f]+ )", procfs.smaps(self.process).decode(errors="replace")):
+        for block in self._smaps_blocks():
             start, end = (int(number, 16) for number in block.split(" ", 1)[0].split("-"))
             if start <= address < end:
                 return block
         return ""
+
+    def _smaps_blocks(self) -> list[str]:
+        return re.split(r"\n(?=[0-9a-f]+-[0-9a-f]+ )", procfs.smaps(self.process).decode(errors="replace"))
 
     # Another process
 
@@ -157,3 +183,7 @@ def _letter(entry: int, kind: int) -> str:
 def _kib(text: str, key: str) -> int:
     found = re.search(rf"^{key}:\s*(\d+)", text, re.MULTILINE)
     return int(found[1]) if found else -1
+
+
+def _keys(text: str) -> str:
+    return " ".join(line.partition(":")[0] for line in text.splitlines())

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from model_guest import HUGE, PAGE, READ, RW, ModelGuest
-
 from dontneed.abi.advice import Advice
 from dontneed.model import vma as vm
 from dontneed.model.entries import FILE, SHMEM
 from dontneed.model.page_cache import KERNELS, REGULAR, RING, SECRET, ZERO_DEVICE, File
+from modelled.guest import HUGE, PAGE, READ, RW, ModelGuest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
