@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from differential import records
 from differential.sequences import CONTENTS, COUNTERS, FAULTS, FRAMES, MAPPINGS, SMAPS
-from differential.sequences import HUGE as HUGE_STATES
 from dontneed.abi import pagemap as abi
 from dontneed.model import pagemap, procfs
 from dontneed.model import vma as vm
 from dontneed.model.entries import ANON, FILE, GUARD, HUGE, HUGETLB, KIND, SHMEM, SWAP, ZERO
 from dontneed.model.faults import SIGSEGV, may_access
+from dontneed.model.hugetlb import is_file_frame
 
 if TYPE_CHECKING:
     import struct
@@ -25,14 +25,17 @@ PAGE_KIB = 4
 
 _STATES = {
     ANON: records.PRESENT,
-    FILE: records.PRESENT | records.OF_FILE,
-    SHMEM: records.PRESENT | records.OF_FILE,
+    FILE: records.PRESENT,
+    SHMEM: records.PRESENT,
     HUGETLB: records.PRESENT,
     ZERO: records.PRESENT | records.ZERO,
     SWAP: records.SWAPPED,
     GUARD: records.SWAPPED | records.GUARD,
 }
 """Of a page, but for whether it is huge, and whether it is mapped once."""
+
+_COUNTED = frozenset((ANON, FILE, SHMEM, HUGETLB))
+"""Kinds of entries whose frames know how often they are mapped."""
 
 _STATES_AS_PRINTED = (
     (abi.PRESENT, records.PRESENT),
@@ -74,8 +77,7 @@ class Witness:
             faults: that the operation took.
         """
         parts = self._parts
-        as_printed = parts & (FRAMES | HUGE_STATES)
-        said = encode_runs(records.STATE_RUN, self._states_as_printed() if as_printed else self._states())
+        said = encode_runs(records.STATE_RUN, self._states_as_printed() if parts & FRAMES else self._states())
         if parts & MAPPINGS:
             said += self._mappings()
         if parts & COUNTERS:
@@ -91,29 +93,38 @@ class Witness:
         return said
 
     def _states(self) -> Iterator[tuple[int, int]]:
-        """The state of the arena's pages, as (pages, state): straight from the page table, where nothing is huge."""
-        mm, page = self._mm, self._first
-        frames = mm.system.frames
-        for first, last, code, value in mm.table.runs(page, self._last):
+        """The state of the arena's pages, as (pages, state), straight from the page table."""
+        page = self._first
+        for first, last, code, value in self._mm.table.runs(page, self._last):
             if first > page:
                 yield first - page, 0
             page = last
-            kind = code & KIND
-            state = _STATES[kind]
-            if kind == ANON:
-                map_count = frames.map_count
-            elif kind in (FILE, SHMEM):
-                map_count = frames.cached_map_count
+            state = _STATES[code & KIND] | (records.IS_HUGE if code & HUGE else 0)
+            if code & KIND in _COUNTED:
+                yield from self._states_of_frames(code, state, range(value, value + last - first))
             else:
                 yield last - first, state
-                continue
-            for frame in range(value, value + last - first):
-                yield 1, state | records.EXCLUSIVE if map_count(frame) == 1 else state
         if page < self._last:
             yield self._last - page, 0
 
+    def _states_of_frames(self, code: int, state: int, run: range) -> Iterator[tuple[int, int]]:
+        """The same for a run of frames, which are exclusive if mapped once."""
+        system = self._mm.system
+        kind, frames = code & KIND, system.frames
+        cached = kind in (FILE, SHMEM) or (kind == HUGETLB and is_file_frame(system, run.start))
+        if cached:
+            state |= records.OF_FILE
+        map_count = frames.cached_map_count if cached else frames.map_count
+        if code & HUGE:
+            yield len(run), state | (records.EXCLUSIVE if map_count(run.start) == 1 else 0)
+        elif not cached and not frames.is_shared(run.start, len(run)):
+            yield len(run), state | records.EXCLUSIVE
+        else:
+            for frame in run:
+                yield 1, state | (records.EXCLUSIVE if map_count(frame) == 1 else 0)
+
     def _states_as_printed(self) -> Iterator[tuple[int, int]]:
-        """The same page by page, as the model's own pagemap has it, with MOVED for those in another frame than before."""
+        """The same page by page, as the model's own pagemap says; MOVED are those in another frame than before."""
         entries = array("Q", pagemap.pagemap(self._mm, self._first, self._last))
         codes = dict(self._codes())
         before, self._frames = self._frames, [entry & abi.PFN_MASK if entry & abi.PRESENT else 0 for entry in entries]
@@ -123,7 +134,7 @@ class Witness:
             if code & KIND == ZERO:
                 yield 1, records.PRESENT | records.ZERO | huge
                 continue
-            moved = self._parts & FRAMES and frame and before[page] and frame != before[page]
+            moved = frame and before[page] and frame != before[page]
             state = sum(state for bit, state in _STATES_AS_PRINTED if entry & bit)
             yield 1, state | huge | (records.MOVED if moved else 0)
 

@@ -10,7 +10,7 @@ from differential.environment import POOL_PAGES
 from differential.records import CONTENTS_RUN, HEAD, LAST, SIGNALLED
 from dontneed.model import hugetlb
 from dontneed.model import vma as vm
-from dontneed.model.entries import KIND, LEAF_PAGES, SHMEM, ZERO
+from dontneed.model.entries import HUGETLB, KIND, LEAF_PAGES, SHMEM, ZERO
 from dontneed.model.faults import touch
 from dontneed.model.process import Process
 from dontneed.model.system import System
@@ -150,15 +150,19 @@ class Play:
         return 0, 0
 
     def _map(self, process: Process, start: int, length: int, *how: int) -> Outcome:
-        access, backing, file_page, flags = how
+        access, backing, file_page, bits = how
+        of_file = backing >= seq.PRIVATE_FILE
+        flags = sum(flag for bit, flag in _MAP_FLAGS.items() if bits & bit)
+        if of_file and self._file.kind == HUGETLB:
+            flags |= vm.HUGETLB
         got = process.mmap(
             length % ADDRESSES,
             access,
             address=self._address(start),
             shared=bool(backing & 1),
-            file=self._file if backing >= seq.PRIVATE_FILE else None,
-            offset=file_page * PAGE_BYTES if backing >= seq.PRIVATE_FILE else 0,
-            flags=sum(flag for bit, flag in _MAP_FLAGS.items() if flags & bit),
+            file=self._file if of_file else None,
+            offset=file_page * PAGE_BYTES if of_file else 0,
+            flags=flags,
         )
         return max(-got, 0), 0
 

@@ -147,7 +147,7 @@ def _replay(result: Result, store: Store, arguments: argparse.Namespace) -> None
     image = store.fetch(result.kernel) / "vmlinuz"
     for kind in arguments.kind or ["base"]:
         try:
-            found = replay(image, result.measured.upstream, kind, arguments.seed, arguments.sequences)
+            found = replay(image, result.measured, kind, arguments.seed, arguments.sequences)
         except GuestFailed as error:
             result.failure = str(error)
             return

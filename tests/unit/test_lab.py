@@ -11,6 +11,7 @@ import gzip
 import json
 import os
 from array import array
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -25,6 +26,9 @@ from dontneed.lab.machine import PRIVATE_ANONYMOUS, Faults, Kernel, Reading, Reg
 from dontneed.lab.snapshot import take_snapshot
 from dontneed.report.transcript import Claim, Run, format_run, run_document
 from dontneed.units import KIB, PAGE_BYTES
+
+if TYPE_CHECKING:
+    from dontneed.model.path import Stage
 
 START = 0x7F00_0000_0000
 HOME = 0x40_0000
@@ -143,9 +147,13 @@ class _PaperMachine:
             flaw=flaw,
             frames_shown=frames_shown,
         )
+        self.process.machine = self
 
     def start(self) -> _PaperProcess:
         return self.process
+
+    def way(self) -> tuple[Stage, ...]:
+        return ()
 
 
 class _BarredMachine(_PaperMachine):

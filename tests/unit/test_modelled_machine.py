@@ -255,6 +255,17 @@ def test_the_hugetlb_pool_is_there_for_the_time_of_a_block(process):
     assert process.machine.system.huge_pool == 0
 
 
+def test_a_process_that_ends_gives_huge_pages_and_reservations_back(process):
+    """Those that it touched, and those that it never did."""
+    system = process.machine.system
+    with process.machine.hugetlb_pool(4):
+        with process.fork() as child:
+            region = child.map("p", 2 * HUGE, kind=HUGETLB)
+            child.write(region.part("q", 0, HUGE), 1)
+            assert (system.huge_pool, system.huge_reserved) == (3, 1)
+        assert (system.huge_pool, system.huge_reserved) == (4, 0)
+
+
 def test_frame_flags_are_those_of_all_processes_and_files(process):
     """Also of what only a child maps."""
     region = process.map("p", PAGES)

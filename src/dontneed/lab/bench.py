@@ -41,9 +41,7 @@ class Bench:
         steps, claims: the transcript so far; a child's is its parent's.
     """
 
-    def __init__(
-        self, process: Process, kernel: Kernel, *, name: str = "", parent: Bench | None = None
-    ) -> None:
+    def __init__(self, process: Process, kernel: Kernel, *, name: str = "", parent: Bench | None = None) -> None:
         self.kernel = kernel
         self.steps: list[Step] = parent.steps if parent else []
         self.claims: list[Claim] = parent.claims if parent else []

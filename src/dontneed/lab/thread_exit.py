@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dontneed.lab.experiment import Experiment, kib
-from dontneed.lab.libraries import library_of
-from dontneed.units import KIB, PAGE_BYTES
+from dontneed.lab.libraries import STACK_KEPT_BYTES, library_of, mapped_bytes, stack_left_bytes
+from dontneed.units import PAGE_BYTES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from dontneed.lab.bench import Bench
+    from dontneed.lab.machine import Region
     from dontneed.model.libc import Libc
 
 STACK_PAGES = 2048
-DEEP_PAGES = 256
-DEEP = DEEP_PAGES * PAGE_BYTES
-KEPT = 24 * KIB
-"""PTHREAD_STACK_MIN, 16 KiB, is left below where the thread stands, and that is in the last page but one."""
+USED_PAGES = 256
+KEPT_PAGES = STACK_KEPT_BYTES // PAGE_BYTES
+USED = USED_PAGES * PAGE_BYTES
 
 
 def perform(bench: Bench) -> None:
@@ -24,38 +24,33 @@ def perform(bench: Bench) -> None:
     thread = bench.start_thread("thread", STACK_PAGES)
     stack = thread.stack
     bench.look("Start a thread: its stack is mapped, and hardly used")
-    bench.use_stack(thread, DEEP_PAGES)
-    used = bench.look("Calls 1 MiB deep, which return").held(stack)
+    bench.use_stack(thread, USED_PAGES)
+    running = bench.look("It calls 1 MiB deep, and returns from there")
     bench.end_thread(thread)
-    ended = bench.look(_title(library)).held(stack)
+    ended = bench.look(_title(library))
 
-    cached = bool(library.cache_bytes)
-    bench.claim("RSS of the stack while the thread runs", kib(DEEP), kib(used.rss_bytes))
-    mapped = kib(stack.size_bytes, stack.size_bytes if cached else 0)
-    bench.claim("of the stack mapped, before and after", mapped, kib(used.size_bytes, ended.size_bytes))
-    bench.claim("RSS when it has ended", kib(_left_of(DEEP, library)), kib(ended.rss_bytes))
-    if cached:
-        deep = stack.part("deep", stack.pages - DEEP_PAGES, DEEP_PAGES - KEPT // PAGE_BYTES)
-        empty = "-" if library.discards_at_exit else "P"
-        pages = "".join(sorted(set(ended.pages[-DEEP_PAGES : -KEPT // PAGE_BYTES])))
-        bench.claim("pages below that", empty, pages)
-        faults = bench.read(deep).faults.minor
-        bench.look("Read below that")
-        bench.claim("faults to read them", str(deep.pages if library.discards_at_exit else 0), str(faults))
+    in_memory = [seen.held(stack).present_pages * PAGE_BYTES for seen in (running, ended)]
+    bench.claim("of the stack in memory", kib(USED, stack_left_bytes(library, USED)), kib(*in_memory))
+    mapped = kib(mapped_bytes(running, stack), mapped_bytes(ended, stack))
+    bench.claim("of the stack mapped", kib(stack.size_bytes, stack.size_bytes if library.cache_bytes else 0), mapped)
+    if library.cache_bytes:
+        _read_what_it_used(bench, stack, discards=library.discards_at_exit)
+
+
+def _read_what_it_used(bench: Bench, stack: Region, *, discards: bool) -> None:
+    """What a next thread finds there, which is given the same stack."""
+    used = stack.part("used", stack.pages - USED_PAGES, USED_PAGES - KEPT_PAGES)
+    reading = bench.read(used)
+    bench.look("Read what it used, all but the top")
+    bench.claim("faults to read what it used, all but the top", str(used.pages if discards else 0), str(reading.faults.minor))
 
 
 def _title(library: Libc) -> str:
     if not library.cache_bytes:
-        return "The thread returns: its stack is unmapped"
+        return "It ends: the C library unmaps its stack"
     if library.discards_at_exit:
-        return "The thread returns: its stack stays for the next thread, and is given up but for the top"
-    return "The thread returns: its stack stays for the next thread, as it is"
-
-
-def _left_of(used_bytes: int, library: Libc) -> int:
-    if not library.cache_bytes:
-        return 0
-    return KEPT if library.discards_at_exit else used_bytes
+        return "It ends: the C library keeps its stack for the next thread, and gives up all but the top"
+    return "It ends: the C library keeps its stack for the next thread, as it is"
 
 
 EXPERIMENT = Experiment(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dontneed.abi.advice import Advice
 from dontneed.lab.experiment import Experiment, kib
+from dontneed.lab.libraries import mapped_bytes
 from dontneed.units import PAGE_BYTES
 
 TYPE_CHECKING = False
@@ -20,24 +21,25 @@ def perform(bench: Bench) -> None:
     thread = bench.start_thread("thread", STACK_PAGES)
     stack = thread.stack
     bench.use_stack(thread, SHALLOW_PAGES)
-    shallow = bench.look("Calls 64 KiB deep: so much of the stack is in memory").held(stack)
+    shallow = bench.look("A thread calls 64 KiB deep: so much of its stack is in memory")
     bench.use_stack(thread, DEEP_PAGES)
-    deep = bench.look("Calls 2 MiB deep, once").held(stack)
+    deep = bench.look("It calls 2 MiB deep, once")
     bench.use_stack(thread, SHALLOW_PAGES)
-    returned = bench.look("Calls 64 KiB deep again: what the deep one used stays, and nobody needs it").held(stack)
+    returned = bench.look("It calls 64 KiB deep again: what the deep call used stays, and nobody needs it")
     below = stack.part("below", 0, stack.pages - SHALLOW_PAGES)
     bench.advise(below, Advice.DONTNEED)
-    trimmed = bench.look("Give it up by hand, below where the thread stands").held(stack)
+    given_up = bench.look("Give up by hand what lies below")
     bench.use_stack(thread, DEEP_PAGES)
-    again = bench.look("Calls 2 MiB deep: the thread never noticed").held(stack)
+    again = bench.look("It calls 2 MiB deep: it never noticed")
     bench.end_thread(thread)
 
-    grown = kib(shallow.rss_bytes, deep.rss_bytes, returned.rss_bytes)
-    bench.claim("RSS of the stack by calls 64 KiB, 2 MiB, 64 KiB deep", kib(SHALLOW, DEEP, DEEP), grown)
-    bench.claim("RSS of it when given up by hand", kib(SHALLOW), kib(trimmed.rss_bytes))
-    bench.claim("RSS of it by the next deep call", kib(DEEP), kib(again.rss_bytes))
-    mapped = kib(shallow.size_bytes, again.size_bytes)
-    bench.claim("of the stack mapped, all the time", kib(stack.size_bytes, stack.size_bytes), mapped)
+    mapped = [mapped_bytes(seen, stack) for seen in (shallow, again)]
+    sizes = [seen.held(stack).present_pages * PAGE_BYTES for seen in (shallow, deep, returned, given_up, again)]
+    grown, left, grown_again = sizes[:3], sizes[3], sizes[4]
+    bench.claim("in memory by calls 64 KiB, 2 MiB, 64 KiB deep", kib(SHALLOW, DEEP, DEEP), kib(*grown))
+    bench.claim("in memory once given up by hand", kib(SHALLOW), kib(left))
+    bench.claim("in memory by the next deep call", kib(DEEP), kib(grown_again))
+    bench.claim("mapped at first, and at last", kib(stack.size_bytes, stack.size_bytes), kib(*mapped))
 
 
 EXPERIMENT = Experiment(
