@@ -1,7 +1,7 @@
 """What the model says of a kernel, held against what the kernel did.
 
-The model is asked as the release of kernel.org that the distribution's kernel is made from. Distributions and stable
-releases also take later changes back: those are named here, each with where it is from. Nothing else is excused.
+The model is asked as the release of kernel.org that the distribution's kernel is made from. Stable releases also take
+later changes back, which a table of versions cannot say: those are named here. Nothing else is excused.
 """
 
 from __future__ import annotations
@@ -10,14 +10,23 @@ from typing import TYPE_CHECKING
 
 from modelled import foretell
 
+from dontneed.model.versions import behaviour_at
+
 if TYPE_CHECKING:
     from measurement import Measurement
 
-TAKEN_BACK: dict[tuple[str, str], str] = {
-    ("5.10", "process_madvise.good_then_hole"): "5.10.y counts what was done, as 5.18 does",
-    ("6.1", "errno.file_sh_ro_rwfd.REMOVE"): "6.1.y asks whether the mapping might be written to, as 6.7 does",
+    from dontneed.model.versions import Behaviour
+
+TAKEN_BACK: dict[str, dict[str, bool]] = {
+    "5.10": {"vector_counts_done": True},  # as 5.18
+    "6.1": {"remove_may_write": True},  # as 6.7
 }
-"""By series and probe: why a kernel is ahead of its version."""
+"""By series: what its stable releases have of later kernels, as fields of `Behaviour`."""
+
+
+def behaviour_of(measured: Measurement) -> Behaviour:
+    """How this kernel behaves, as far as the model knows."""
+    return behaviour_at(measured.upstream).replace(**TAKEN_BACK.get(measured.series, {}))
 
 
 def disagreements(measured: Measurement) -> dict[str, tuple[str, str]]:
@@ -25,8 +34,8 @@ def disagreements(measured: Measurement) -> dict[str, tuple[str, str]]:
     found = dict(measured.items())
     return {
         name: (expected, found[name])
-        for name, expected in foretell(measured.upstream)
-        if name in found and not _agree(name, expected, found[name]) and (measured.series, name) not in TAKEN_BACK
+        for name, expected in foretell(behaviour_of(measured))
+        if name in found and not _agree(name, expected, found[name])
     }
 
 
@@ -34,4 +43,7 @@ def _agree(name: str, expected: str, found: str) -> bool:
     if name == "keys.status":
         # The model prints what is about memory; signals, rights and processors come behind it.
         return found.startswith(f"{expected} ")
+    if name in ("guard.flags", "guard.flags_after_remove"):
+        # Soft-dirty is there or not as a kernel was built, and the model has none.
+        return expected == found.removesuffix(" sd")
     return expected == found

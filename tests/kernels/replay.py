@@ -3,8 +3,8 @@
 The engine's executor is a static program: it runs in the guest as it does beside the tests, all sequences in one boot.
 Kinds that need swap are left out, since the guest has none.
 
-What a record holds is cut to what can be foretold: smaps names flags that depend on how a kernel was built (soft-dirty),
-and the counters of status were kept in parts, and summed up only now and then, from 2.6.34 until 6.16 (and 6.12.y).
+What a record holds is cut to what can be foretold. smaps names flags that depend on how a kernel was built
+(soft-dirty). The counters of status were kept in parts, summed up only now and then, from 2.6.34 until 6.16 and 6.12.y.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from boot import BOOT_SECONDS, run_in_kernel
+from expectations import behaviour_of
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -63,9 +64,10 @@ def replay(vmlinuz: Path, measured: Measurement, kind: str, seed: int, count: in
     sequences = [sequence.replace(parts=sequence.parts & ~unforetold) for sequence in generated]
     encoded = b"".join(sequence.encode() for sequence in sequences)
     said = run_in_kernel(vmlinuz, build(), encoded, BOOT_SECONDS + count * SEQUENCE_SECONDS)
+    behaviour = behaviour_of(measured)
     found = []
     for sequence, live in zip(sequences, _answers(said), strict=True):
-        predicted = predict(sequence, measured.upstream)
+        predicted = predict(sequence, behaviour)
         if live != predicted:
             found.append(Disagreement(sequence, live, predicted))
     return found

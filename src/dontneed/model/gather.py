@@ -3,19 +3,19 @@
 Kernel:
     2.6.32: include/asm-generic/tlb.h FREE_PTE_NR (506 pages on SMP), mm/memory.c zap_work (ZAP_BLOCK_SIZE, 1,024 pages
     without preemption; an entry that is none costs a byte, any other a page); a flush is of the whole address space.
-    6.18: mm/mmu_gather.c, 8 pages on the stack and up to 19 batches of 510; x86 flushes up to 33 pages one by one.
+    6.18: mm/mmu_gather.c, 8 pages on the stack and up to 19 batches of 510; x86 flushes up to 33 entries one by one.
 """
 
 from __future__ import annotations
 
-from dontneed.model.entries import DIRTY, FILE, HUGE, KIND, MAPPED, SHMEM
+from dontneed.model.entries import DIRTY, FILE, HUGE, KIND, LEAF_PAGES, MAPPED, SHMEM
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from dontneed.model.versions import Behaviour
 
 _PAGE_COST = 4096
-_SINGLE_FLUSH_PAGES = 33
+_SINGLE_FLUSHES = 33
 
 
 class Gather:
@@ -23,69 +23,101 @@ class Gather:
 
     def __init__(self, behaviour: Behaviour) -> None:
         self._behaviour = behaviour
-        self._gathered = 0
-        self._met = 0
-        self._pending = 0
-        self._shared_dirty = False
+        self._budget = behaviour.zap_work_pages * _PAGE_COST
         self._work = self._budget
+        self._page = 0  # how far it has come
+        self._pending: tuple[int, int] | None = None  # pages whose entries the TLB may still hold
+        self._pending_small = False
+        self._gathered = 0  # frames that wait for the flush
+        self._dirty_files = False
         self._flushes: list[str] = []
 
-    def meet(self, pages: int, code: int, *, kept: bool) -> None:
-        """Meet `pages` entries alike.
+    def pass_over(self, pages: int, entries: int) -> None:
+        """Come past pages without an entry.
 
         Args:
             pages: how many.
-            code: of the modelled entry; 0: none.
-            kept: they stay.
+            entries: how many empty entries that are: one of an upper table stands for many pages.
         """
-        if not code or kept:
-            self._met += pages
-            self._spend(pages if not code else pages * _PAGE_COST)
+        self._page += pages
+        self._spend(entries)
+
+    def keep(self, pages: int) -> None:
+        """Come past entries that stay."""
+        self._page += pages
+        self._spend(pages * _PAGE_COST)
+
+    def take(self, pages: int, code: int) -> None:
+        """Take entries away.
+
+        Args:
+            pages: how many, alike.
+            code: of the modelled entry.
+        """
+        if code & DIRTY and code & KIND in (FILE, SHMEM):
+            self._dirty_files = True
+        if code & HUGE:
+            for _ in range(pages // LEAF_PAGES):
+                self._take(LEAF_PAGES, frames=1, small=False)
             return
         holds_frames = code & KIND in MAPPED
-        if code & HUGE:
-            self._met += pages
-            self._pending += pages
-            self._gathered += 1  # one folio
-            self._flush_if_full()
-            return
-        if code & DIRTY and code & KIND in (FILE, SHMEM):
-            self._shared_dirty = True
-        for _ in range(pages):
-            self._met += 1
-            self._pending += 1
-            if holds_frames:
-                self._gathered += 1
-            self._flush_if_full()
-            self._spend(_PAGE_COST)
+        while pages:
+            taken = min(pages, self._before_a_flush(holds_frames=holds_frames))
+            self._take(taken, frames=taken if holds_frames else 0, small=True)
+            pages -= taken
+
+    def end_table(self) -> None:
+        """The lock of a page table is let go."""
+        if self._dirty_files and self._behaviour.flushes_dirty_early:
+            self._flush("before the table's lock is let go, since pages of files were dirty")
+        self._dirty_files = False
 
     def finish(self) -> list[str]:
         """The zap ends: what is pending is flushed. Every flush, in words."""
-        if self._shared_dirty and self._behaviour.frees_tables:
-            self._flushes.append("TLB flush before the page table's lock is let go: shared pages were dirty")
-        if self._pending:
-            self._flush("at the end")
+        self._flush("at the end")
         return self._flushes
 
-    @property
-    def _budget(self) -> int:
-        return self._behaviour.zap_work_pages * _PAGE_COST
+    def _before_a_flush(self, *, holds_frames: bool) -> int:
+        """How many pages can be taken until it is time for a flush, one at least."""
+        limits = []
+        if holds_frames:
+            limits.append(self._behaviour.gather_pages - self._gathered)
+        if self._budget:
+            limits.append(-(-self._work // _PAGE_COST))
+        return max(1, min(limits)) if limits else LEAF_PAGES
+
+    def _take(self, pages: int, *, frames: int, small: bool) -> None:
+        begin = self._pending[0] if self._pending else self._page
+        self._page += pages
+        self._pending = begin, self._page
+        self._pending_small |= small
+        self._gathered += frames
+        if self._gathered >= self._behaviour.gather_pages:
+            self._flush("as the gather is full")
+        self._spend(pages * _PAGE_COST if small else _PAGE_COST)
 
     def _spend(self, cost: int) -> None:
         if not self._budget:
             return
         self._work -= cost
         if self._work <= 0:
-            if self._pending:
-                self._flush("as the budget of the loop is spent (zap_work)")
+            self._flush("as zap_work is spent")
             self._work = self._budget
 
-    def _flush_if_full(self) -> None:
-        if self._gathered >= self._behaviour.gather_pages:
-            self._flush("as the gather is full")
-
     def _flush(self, why: str) -> None:
-        whole = not self._behaviour.flushes_ranges or self._pending > _SINGLE_FLUSH_PAGES
-        how = "the whole address space" if whole else f"{self._pending} pages one by one"
-        self._flushes.append(f"TLB flush after {self._met} entries, {why}: {how}; {self._gathered} frames let go")
-        self._gathered = self._pending = 0
+        if self._pending is None:
+            return
+        self._flushes.append(f"TLB flush after {self._page} pages, {why}: {self._flushed()}; {self._let_go()}")
+        self._pending, self._pending_small, self._gathered = None, False, 0
+
+    def _flushed(self) -> str:
+        begin, end = self._pending or (0, 0)
+        stride = 1 if self._pending_small else LEAF_PAGES
+        invalidations = (end - begin) // stride
+        if not self._behaviour.flushes_ranges or invalidations > _SINGLE_FLUSHES:
+            return "the whole address space"
+        return f"{invalidations} {'huge pages' if stride > 1 else 'pages'} one by one"
+
+    def _let_go(self) -> str:
+        unit = "frames" if self._pending_small or not self._gathered else "huge frames"
+        return f"{self._gathered} {unit} let go"

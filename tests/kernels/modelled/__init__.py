@@ -14,18 +14,16 @@ from modelled.guest import ModelGuest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from dontneed.model.versions import Behaviour
+
     Said = Iterator[tuple[str, str]]
 
 
-def foretell(version: str) -> Said:
-    """Name and value of every probe that the model answers.
-
-    Args:
-        version: of the kernel that the model is to be.
-    """
-    yield from errnos(version)
+def foretell(behaviour: Behaviour) -> Said:
+    """Name and value of every probe that the model of a kernel answers."""
+    yield from errnos(behaviour)
     for group in GROUPS:
-        yield from group(ModelGuest(version))
+        yield from group(ModelGuest(behaviour))
 
 
 def _keys(guest: ModelGuest) -> Said:

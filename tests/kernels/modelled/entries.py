@@ -22,12 +22,14 @@ def guard(guest: ModelGuest) -> Said:
     if answer != "ok":
         return
     yield "guard.pages", guest.letters(start, 8)
+    yield "guard.flags", guest.smaps_flags(start)
     yield "guard.mappings", str(guest.mappings(start, 8 * PAGE))
     yield "guard.populate", guest.advised(start, 8, Advice.POPULATE_WRITE)
     yield "guard.mlock", outcome(guest.process.mlock(start, 8 * PAGE))
     guest.process.munlock(start, 8 * PAGE)
     yield "guard.dontneed", guest.advised(start, 8, Advice.DONTNEED)
     yield "guard.remove", guest.advised(start, 8, Advice.GUARD_REMOVE)
+    yield "guard.flags_after_remove", guest.smaps_flags(start)
     alone = guest.warm_room() + HUGE
     tables = guest.status_kib("VmPTE")
     guest.advise(alone, PAGE, Advice.GUARD_INSTALL)

@@ -13,6 +13,8 @@ from modelled.guest import HUGE, PAGE, READ, RW, ModelGuest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from dontneed.model.versions import Behaviour
+
 PAGES = 8
 _NO_ADVICE = (5, 6, 7, 26, 99)
 _NOT_ASKED = ("HWPOISON", "SOFT_OFFLINE")
@@ -22,13 +24,13 @@ Place = tuple[int, int]
 """An address and a size."""
 
 
-def errnos(version: str) -> Iterator[tuple[str, str]]:
+def errnos(behaviour: Behaviour) -> Iterator[tuple[str, str]]:
     """Name and answer of every pair, as in `errno.anon.FREE`; none for mappings that the kernel does not have."""
     asked = {advice.name: advice.number for advice in Advice.all() if advice.name not in _NOT_ASKED}
     asked |= {str(number): number for number in _NO_ADVICE}
     for kind, make in KINDS.items():
         for name, number in asked.items():
-            guest = ModelGuest(version)
+            guest = ModelGuest(behaviour)
             place = make(guest)
             if place is None:
                 break

@@ -18,6 +18,7 @@ from dontneed.model.system import System
 if TYPE_CHECKING:
     from dontneed.abi.advice import Advice
     from dontneed.model.page_cache import File
+    from dontneed.model.versions import Behaviour
 
 PAGE = 4096
 HUGE = 2 << 20
@@ -31,8 +32,8 @@ FILE_BIT, SWAP_BIT, PRESENT_BIT, EXCLUSIVE_BIT, GUARD_BIT = 61, 62, 63, 56, 58
 class ModelGuest:
     """One process on a modelled kernel."""
 
-    def __init__(self, version: str) -> None:
-        self.system = System(version)
+    def __init__(self, behaviour: Behaviour) -> None:
+        self.system = System(behaviour)
         self.system.huge_pool = 8
         self.process = Process(self.system)
         self._next_room = 1 << 40
