@@ -42,11 +42,11 @@ SINCE = {
 
 TAUGHT = {
     "hugetlb": {
-        "answer for one and a part",
-        "found after it",
-        "answer for all",
-        "hugetlb memory of the region",
-        "found afterwards",
+        "answer for one huge page and a part of the next",
+        "found after one and a part",
+        "answer for all three",
+        "hugetlb memory by giving up all",
+        "found after all three",
     },
     "free-vs-dontneed": {
         "answer to FREE",

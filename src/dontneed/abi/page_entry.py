@@ -31,8 +31,17 @@ FRAME_SHIFT = 12
 FRAME_MASK = ((1 << 52) - 1) & ~((1 << FRAME_SHIFT) - 1)
 
 SWAP_INVERTED_SINCE = (4, 18)
+_KIND_SHIFT, _OLD_KIND_SHIFT, _KIND_MASK = 59, 1, 31
+OFFSET_SHIFT = 9
+OFFSET_MASK = (1 << 50) - 1
+POISON_TYPE = 29
+"""The swap type that names a frame that failed, where there are no markers yet."""
+MIGRATION_TYPE = 30
+"""The swap type that names a frame on its way, read-only; of writable pages it is the next where there are no markers
+yet. Which types these are depends on the build: the first 29 at least are swap files."""
 MARKER_TYPE = 31
-"""The swap type of markers (guard, poison) since 5.19."""
+"""The swap type of markers, which name no slot, since 5.19."""
+POISON_MARKER = 2
 GUARD_MARKER = 4
 
 LEVELS = ("PTE", "PMD", "PUD", "P4D", "PGD")
@@ -61,7 +70,7 @@ class TableEntry(Record):
         table: its level: PGD, P4D, PUD, PMD or PTE.
         index: its place in its table, 0 to 511.
         raw: its 64 bits.
-        flags: their words, lowest bit first; of an entry that is not present only what it is.
+        flags: their words, lowest bit first; of an entry that is not present what it is instead.
         frame: the frame that it points to, a table's or a page's; None where it points to none.
     """
 
@@ -72,20 +81,40 @@ class TableEntry(Record):
     frame: int | None
 
 
-def decode_entry(table: str, index: int, raw: int) -> TableEntry:
+def decode_entry(table: str, index: int, raw: int, version: tuple[int, ...]) -> TableEntry:
     """What an entry says.
 
     Args:
         table: its level, one of `LEVELS`.
         index: its place.
         raw: its bits.
+        version: of the kernel that wrote it.
     """
     if raw & PRESENT:
-        flags = tuple(word for bit, word in _WORDS if raw & bit and not (bit == HUGE and table == "PTE"))
-        return TableEntry(table, index, raw, flags, (raw & FRAME_MASK) >> FRAME_SHIFT)
+        return TableEntry(table, index, raw, _words(table, raw), (raw & FRAME_MASK) >> FRAME_SHIFT)
+    if raw & PROT_NONE:
+        address = ~raw if version >= SWAP_INVERTED_SINCE else raw
+        words = ("prot-none", *_words(table, raw & ~PROT_NONE))
+        return TableEntry(table, index, raw, words, (address & FRAME_MASK) >> FRAME_SHIFT)
+    return TableEntry(table, index, raw, _not_present(raw, version), None)
+
+
+def _words(table: str, raw: int) -> tuple[str, ...]:
+    return tuple(word for bit, word in _WORDS if raw & bit and not (bit == HUGE and table == "PTE"))
+
+
+def _not_present(raw: int, version: tuple[int, ...]) -> tuple[str, ...]:
     if not raw:
-        return TableEntry(table, index, raw, ("none",), None)
-    return TableEntry(table, index, raw, ("prot-none" if raw & PROT_NONE else "not present",), None)
+        return ("none",)
+    kind, offset = swap_slot(raw, version)
+    if version < SWAP_INVERTED_SINCE:
+        if raw & NONLINEAR_FILE:
+            return ("file", f"page {raw >> FRAME_SHIFT}")
+        names = {POISON_TYPE: "poisoned", MIGRATION_TYPE: "migration", MIGRATION_TYPE + 1: "migration"}
+        return (names[kind],) if kind in names else ("swap", f"type {kind}", f"offset {offset}")
+    if kind == MARKER_TYPE:
+        return ({GUARD_MARKER: "guard", POISON_MARKER: "poisoned"}.get(offset, f"marker {offset}"),)
+    return ("migration",) if kind == MIGRATION_TYPE else ("swap", f"type {kind}", f"offset {offset}")
 
 
 def level_index(page: int, level: int) -> int:
@@ -102,6 +131,12 @@ def swap_entry(kind: int, offset: int, version: tuple[int, ...]) -> int:
         version: of the kernel: 2.6.32 has the kind in bits 1 to 5 and the offset from bit 9 on.
     """
     if version < SWAP_INVERTED_SINCE:
-        return kind << 1 | offset << 9
-    inverted = ~offset & ((1 << 50) - 1)
-    return kind << 59 | inverted << 9
+        return kind << _OLD_KIND_SHIFT | offset << OFFSET_SHIFT
+    return kind << _KIND_SHIFT | (~offset & OFFSET_MASK) << OFFSET_SHIFT
+
+
+def swap_slot(raw: int, version: tuple[int, ...]) -> tuple[int, int]:
+    """The kind and the offset that `swap_entry` made an entry of."""
+    if version < SWAP_INVERTED_SINCE:
+        return raw >> _OLD_KIND_SHIFT & _KIND_MASK, raw >> OFFSET_SHIFT
+    return raw >> _KIND_SHIFT, ~raw >> OFFSET_SHIFT & OFFSET_MASK

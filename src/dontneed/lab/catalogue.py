@@ -6,7 +6,7 @@ from importlib import import_module
 
 from dontneed.errors import KernelLacks, NotPermitted, UsageError
 from dontneed.lab.bench import Bench
-from dontneed.model.path import outcomes
+from dontneed.model.outcomes import outcomes
 from dontneed.model.versions import NEWEST, OLDEST, numbers_of
 from dontneed.report.transcript import Run
 

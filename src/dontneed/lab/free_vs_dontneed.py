@@ -39,12 +39,15 @@ def perform(bench: Bench) -> None:
     bench.claim("RSS after DONTNEED", kib(0), kib(advised.held(now).rss_bytes))
     bench.claim("RSS after FREE", kib(SIZE if keeps else 0), kib(advised.held(later).rss_bytes))
     if behaviour.prints("LazyFree"):
-        marked = [bool(advised.held(region).lazyfree_bytes) for region in (now, later)]
-        bench.claim("LazyFree after DONTNEED, after FREE", "none, some", ", ".join(map(_some, marked)))
+        marked = ["some" if advised.held(region).lazyfree_bytes else "none" for region in (now, later)]
+        bench.claim(
+            "LazyFree after DONTNEED, after FREE", "none, some", ", ".join(marked)
+        )  # kept in batches: not exact
     bench.claim("found after DONTNEED", "zeros", found[0])
     bench.claim("found after FREE", OLD if keeps else "zeros", found[1])
     faults = f"{HALF}, {0 if keeps else HALF}"
-    bench.claim("faults to write again after DONTNEED, after FREE", faults, ", ".join(str(f.minor) for f in rewriting))
+    taken = ", ".join(str(each.minor) for each in rewriting)
+    bench.claim("faults to write again after DONTNEED, after FREE", faults, taken)
     if is_lazy and behaviour.knows(Advice.PAGEOUT):
         _run_short(bench, later)
 
@@ -59,10 +62,6 @@ def _run_short(bench: Bench, later: Region) -> None:
 
     bench.claim("pages left of the half that was not written, by reclaim", "0", _left(after.held(halves[1]).pages))
     bench.claim("found then, in the half that was written, in the other", f"{NEW}, zeros", found)
-
-
-def _some(are_there: bool) -> str:  # noqa: FBT001 - the one thing it is about
-    return "some" if are_there else "none"
 
 
 def _left(pages: str) -> str:

@@ -30,10 +30,10 @@ LIBRARIES = (
     "glibc 2.42",
     "musl",
 )
-"""Those where something changed, those of CentOS 4, 5 and 6 (2.3.4, 2.5, 2.12), and the one that was measured (2.36)."""
+"""Those where something changed, those of CentOS 4, 5 and 6 (2.3.4, 2.5, 2.12), and the one measured (2.36)."""
 
 STACK_KEPT_BYTES = 24 * KIB
-"""What glibc keeps when it discards: 16 KiB (PTHREAD_STACK_MIN) below where the thread stands, in the last page but one."""
+"""What glibc keeps if it discards: 16 KiB (PTHREAD_STACK_MIN) below where the thread stands, and the two top pages."""
 
 
 def library_of(machine: Machine) -> Libc:

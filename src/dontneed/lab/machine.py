@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from dontneed.abi.advice import Advice, PosixAdvice
-    from dontneed.model.path import Stage
+    from dontneed.model.descent import Stage
     from dontneed.model.versions import Behaviour
 
 PRIVATE_ANONYMOUS = "private anonymous"

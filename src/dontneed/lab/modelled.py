@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from dontneed.lab import machine as lab
     from dontneed.lab.machine import Region
     from dontneed.model import page_cache
-    from dontneed.model.path import Stage
+    from dontneed.model.descent import Stage
 
 _ARCHITECTURE = "x86_64"
 _NOTES = {OLDEST: "a model, read and never run"}

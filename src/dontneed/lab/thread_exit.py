@@ -42,7 +42,9 @@ def _read_what_it_used(bench: Bench, stack: Region, *, discards: bool) -> None:
     used = stack.part("used", stack.pages - USED_PAGES, USED_PAGES - KEPT_PAGES)
     reading = bench.read(used)
     bench.look("Read what it used, all but the top")
-    bench.claim("faults to read what it used, all but the top", str(used.pages if discards else 0), str(reading.faults.minor))
+    bench.claim(
+        "faults to read what it used, all but the top", str(used.pages if discards else 0), str(reading.faults.minor)
+    )
 
 
 def _title(library: Libc) -> str:

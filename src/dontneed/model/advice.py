@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 _ADDRESSES = 1 << 64
 _PAGE_MASK = (1 << PAGE_SHIFT) - 1
-_NAMES = {advice.number: str(advice) for advice in Advice.all()}
 _POPULATES = {int(Advice.POPULATE_READ): False, int(Advice.POPULATE_WRITE): True}
 """Those that fault pages in, and whether by a write."""
 _DISCARDS = frozenset(
@@ -64,7 +63,7 @@ def madvise(mm: Mm, address: int, length: int, number: int) -> int:
     """
     system = mm.system
     if system.path is not None:
-        system.path.calling("madvise", f"{address:#x}, {length} bytes, {_NAMES.get(number, number)}")
+        system.path.advising(address, length, number)
     if number not in system.advices:
         return EINVAL
     if address & _PAGE_MASK:

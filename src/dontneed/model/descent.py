@@ -13,6 +13,7 @@ from __future__ import annotations
 from dontneed.abi.page_entry import LEVEL_BITS, LEVELS, decode_entry, level_index
 from dontneed.model import entries
 from dontneed.model.entries import HUGE, KIND, LEAF_PAGES
+from dontneed.model.gather import counted
 from dontneed.model.outcomes import outcome_of, words_of
 from dontneed.model.vma import HUGETLB
 from dontneed.model.walk import raw_entry, walk
@@ -35,7 +36,6 @@ _READERS = {
     "PMD": "zap_pmd_range",
     "PTE": "zap_pte_range",
 }
-_P4D_SINCE = (4, 12)
 _SPLIT_FUNCTIONS = {False: "split_huge_page_pmd", True: "__split_huge_pmd"}
 _STRETCHES_SHOWN = 4
 """What many page tables have alike is told once."""
@@ -87,7 +87,7 @@ class Descent:
         self._vma = vma
         self._keep = keep
         self._behaviour = mm.system.behaviour
-        self._modern = self._behaviour.names_single_mappings
+        self._modern = self._behaviour.zaps_single_mappings
         self._stretches = list(_stretches(mm, first, last))
 
     @property
@@ -127,7 +127,7 @@ class Descent:
             told = upper
         if not few:
             left_out = self._stretches[_STRETCHES_SHOWN - 1 : -1]
-            yield Stage(depth + 1, "", f"… {sum(each.has_table for each in left_out)} page tables more")
+            yield Stage(depth + 1, "", f"… {counted(sum(each.has_table for each in left_out), 'page table')} more")
             yield from self._enter(depth, self._stretches[-1], self._upper(self._stretches[-1]), told)
 
     def _upper(self, stretch: Stretch) -> tuple[TableEntry, ...]:
@@ -143,20 +143,22 @@ class Descent:
                 outcome = self._emptiness(stretch, entry) if not entry.raw else ""
                 yield Stage(depth, _READERS[entry.table], "", (entry,), outcome)
             depth += 1
-            if entry.table == "PGD" and self._mm.table.levels == len(LEVELS) - 1 and self._has_p4d:
-                yield from () if told[:1] == upper[:1] else [Stage(depth, _READERS["P4D"], "")]
+            if entry.table == "PGD" and entry.raw and self._folds_p4d:
+                if told[:1] != upper[:1]:
+                    yield Stage(depth, _READERS["P4D"], "")
                 depth += 1
         if stretch.has_table:
             yield from self._table(depth, stretch)
 
     @property
-    def _has_p4d(self) -> bool:
-        return self._behaviour.version >= _P4D_SINCE
+    def _folds_p4d(self) -> bool:
+        """Whether the function for the level that four-level tables lack is called all the same."""
+        return self._behaviour.p4d and self._mm.table.levels < len(LEVELS)
 
     def _emptiness(self, stretch: Stretch, entry: TableEntry) -> str:
         count = self._empty_entries(stretch)
-        alike = f", {count} of them" if count > 1 else ""
-        return f"{entry.table.lower()}_none{alike}: skipped, {stretch.last - stretch.first} pages"
+        alike = f", {count} in a row" if count > 1 else ""
+        return f"{entry.table.lower()}_none{alike}: skipped, {counted(stretch.last - stretch.first, 'page')}"
 
     def _empty_entries(self, stretch: Stretch) -> int:
         """How many empty entries, all of the table where the way ends first, stand for a stretch without a table."""
@@ -175,7 +177,7 @@ class Descent:
                 return
             part = f"{last - first} of its {LEAF_PAGES} pages go: the entry becomes a page table"
             yield Stage(depth, _SPLIT_FUNCTIONS[self._behaviour.huge_outlives], part)
-        yield Stage(depth, _READERS["PTE"], f"{last - first} entries")
+        yield Stage(depth, _READERS["PTE"], f"{last - first} of {LEAF_PAGES} entries")
         for run in runs:
             yield self._run(depth + 1, run)
         if gaps := last - first - sum(run[1] - run[0] for run in runs):
@@ -186,7 +188,8 @@ class Descent:
         first, last, _, value = run
         code = _code_after_split(run)
         outcome = "kept" if code & KIND in self._keep else outcome_of(self._behaviour, code)
-        entry = decode_entry("PTE", level_index(first, 0), raw_entry(self._mm, self._vma, code, value))
+        raw = raw_entry(self._mm, self._vma, code, value)
+        entry = decode_entry("PTE", level_index(first, 0), raw, self._behaviour.version)
         return Stage(depth, self._zapper(code), f"{last - first} × {words_of(code)}", (entry,), outcome)
 
     def _zapper(self, code: int) -> str:
@@ -206,7 +209,7 @@ class Descent:
 def _stretches(mm: Mm, first: int, last: int) -> Iterator[Stretch]:
     """A range in stretches, ascending; a stretch without a table is as long as can be."""
     page = first
-    for number in mm.table.tables(first, last):
+    for number in _tables_met(mm, first, last):
         begin, end = max(first, number * LEAF_PAGES), min(last, (number + 1) * LEAF_PAGES)
         if page < begin:
             yield Stretch(page, begin, has_table=False)
@@ -214,6 +217,15 @@ def _stretches(mm: Mm, first: int, last: int) -> Iterator[Stretch]:
         page = end
     if page < last:
         yield Stretch(page, last, has_table=False)
+
+
+def _tables_met(mm: Mm, first: int, last: int) -> list[int]:
+    """The numbers of the page tables of a range, and of the huge entries in their place."""
+    low, high = first // LEAF_PAGES, (last - 1) // LEAF_PAGES
+    leaves = mm.table.leaves
+    if high - low < len(leaves):
+        return [number for number in range(low, high + 1) if number in leaves]
+    return sorted(number for number in leaves if low <= number <= high)
 
 
 def _code_after_split(run: Run) -> int:

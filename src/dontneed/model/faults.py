@@ -153,6 +153,7 @@ def _fill_from_file(mm: Mm, vma: Vma, first: int, last: int, *, write: bool) -> 
         else:
             signal = _write_shared_page(mm, vma, page)
         if signal:
+            mm.table.ensure_upper(page)
             return signal
     return 0
 

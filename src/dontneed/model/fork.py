@@ -52,6 +52,7 @@ def _copy_pages(parent: Mm, child: Mm, vma: Vma) -> None:
     lost = YOUNG | (WRITE if private else DIRTY)
     if private:
         parent.table.recode(vma.first, vma.last, WRITE, 0)
+    parent.table.copy_upper_to(child.table, vma.first, vma.last)
     for number in parent.table.tables(vma.first, vma.last):
         child.table.ensure(number * LEAF_PAGES)  # even for one that is empty: it keeps the child's slot from being huge
     for first, last, code, value in parent.table.runs(vma.first, vma.last):

@@ -18,9 +18,9 @@ FIRST_FRAME = 0x1_0000
 """Where anonymous and cached frames begin; 0 is no frame, and `ZERO_FRAME` the zero page."""
 ZERO_FRAME = 0x1000
 HUGE_ZERO_FRAME = 0x2000
-FIRST_HUGE_FRAME = 1 << 40
-FIRST_POOLED_FRAME = 1 << 41
-"""Where the frames of the hugetlb pool begin."""
+FIRST_HUGE_FRAME = 1 << 38
+FIRST_POOLED_FRAME = 1 << 39
+"""Where the frames of the hugetlb pool begin. All numbers fit into the 40 bits that a page-table entry has for them."""
 
 
 class Frames:

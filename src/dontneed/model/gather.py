@@ -69,7 +69,7 @@ class Gather:
     def end_table(self) -> None:
         """The lock of a page table is let go."""
         if self._dirty_files and self._behaviour.flushes_dirty_early:
-            self._flush("before the table's lock is let go, since pages of files were dirty")
+            self._flush("as it met dirty pages of files")
         self._dirty_files = False
 
     def finish(self) -> list[str]:
@@ -107,7 +107,8 @@ class Gather:
     def _flush(self, why: str) -> None:
         if self._pending is None:
             return
-        self._flushes.append(f"TLB flush after {self._page} pages, {why}: {self._flushed()}; {self._let_go()}")
+        after = f"TLB flush after {counted(self._page, 'page')}, {why}"
+        self._flushes.append(f"{after}: {self._flushed()}; {self._let_go()}")
         self._pending, self._pending_small, self._gathered = None, False, 0
 
     def _flushed(self) -> str:
@@ -116,8 +117,13 @@ class Gather:
         invalidations = (end - begin) // stride
         if not self._behaviour.flushes_ranges or invalidations > _SINGLE_FLUSHES:
             return "the whole address space"
-        return f"{invalidations} {'huge pages' if stride > 1 else 'pages'} one by one"
+        return f"{counted(invalidations, 'huge page' if stride > 1 else 'page')}, one by one"
 
     def _let_go(self) -> str:
-        unit = "frames" if self._pending_small or not self._gathered else "huge frames"
-        return f"{self._gathered} {unit} let go"
+        unit = "frame" if self._pending_small or not self._gathered else "huge page"
+        return f"{counted(self._gathered, unit)} let go"
+
+
+def counted(count: int, noun: str) -> str:
+    """A count of things in words: 1 page, 2 pages."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

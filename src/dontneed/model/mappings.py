@@ -10,10 +10,10 @@ from errno import EACCES, EINVAL, ENOMEM, EPERM
 
 from dontneed.model import hugetlb
 from dontneed.model import vma as vm
-from dontneed.model.entries import LEAF_PAGES, WRITE
+from dontneed.model.entries import LEAF_PAGES, SHMEM, WRITE
 from dontneed.model.faults import fault_in
 from dontneed.model.huge import split_at
-from dontneed.model.mm import PAGE_SHIFT, TOP
+from dontneed.model.mm import TOP
 from dontneed.model.vma import Vma
 from dontneed.model.zap import zap
 
@@ -104,7 +104,7 @@ def munmap(mm: Mm, first: int, last: int) -> int:
     if first >= last or last > TOP:
         return EINVAL
     if mm.system.path is not None:
-        mm.system.path.calling("munmap", f"{first << PAGE_SHIFT:#x}, {last - first} pages")
+        mm.system.path.unmapping(first, last)
     doomed = mm.vmas.within(first, last)
     if not doomed:
         return 0
@@ -125,7 +125,9 @@ def munmap(mm: Mm, first: int, last: int) -> int:
     mm.vmas.remove(first, last)
     hugetlb.close(mm, doomed)
     floor, ceiling = mm.bounds_of(first, last)
-    mm.table.free_tables(doomed[0].first, doomed[-1].last, floor, ceiling)
+    freed = mm.table.free_tables(doomed[0].first, doomed[-1].last, floor, ceiling)
+    if mm.system.path is not None:
+        mm.system.path.unmapped(freed)
     return 0
 
 
@@ -171,11 +173,12 @@ def populate(mm: Mm, first: int, last: int) -> int:
         if vma is None:
             return ENOMEM
         end = min(vma.last, last)
-        write = vma.flags & (vm.WRITE | vm.SHARED) == vm.WRITE
-        if vma.flags & (vm.IO | vm.PFNMAP) or not vma.flags & vm.ACCESS:
-            return ENOMEM
-        if fault_in(mm, vma, page, end, write=write):
-            return ENOMEM
+        if not vma.flags & vm.LOCK_ON_FAULT:
+            write = vma.flags & (vm.WRITE | vm.SHARED) == vm.WRITE
+            if vma.flags & (vm.IO | vm.PFNMAP) or not vma.flags & vm.ACCESS:
+                return ENOMEM
+            if fault_in(mm, vma, page, end, write=write):
+                return ENOMEM
         page = end
     return 0
 
@@ -234,5 +237,13 @@ def _protect(mm: Mm, vma: Vma, first: int, last: int, access: int) -> None:
         split_at(mm, changed, first)
         split_at(mm, changed, last)
         mm.table.recode(first, last, WRITE, 0)
+    elif access & vm.WRITE and not before & vm.WRITE:
+        _allow_writing(mm, changed, first, last)
     if before & (vm.WRITE | vm.SHARED | vm.LOCKED) == vm.LOCKED and access & vm.WRITE:
-        fault_in(mm, changed, first, last, write=True)
+        populate(mm, first, last)
+
+
+def _allow_writing(mm: Mm, vma: Vma, first: int, last: int) -> None:
+    """Entries that nobody waits to hear a write of become writable at once: those of shared memory that is no file."""
+    if vma.flags & vm.SHARED and vma.file is not None and vma.file.in_memory:
+        mm.table.recode(first, last, 0, WRITE, kinds=frozenset((SHMEM,)))

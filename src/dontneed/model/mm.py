@@ -35,6 +35,7 @@ class Mm:
         minor_faults, major_faults: taken.
         brk_first, brk: the heap's first page, and the byte address of its end.
         lock_future: MCL_FUTURE.
+        locked_pages_lost: what VmLck counts for good, though it is locked no more (mremap with DONTUNMAP).
     """
 
     def __init__(self, system: System) -> None:
@@ -51,6 +52,7 @@ class Mm:
         self.brk_first = 0
         self.brk = 0
         self.lock_future = False
+        self.locked_pages_lost = 0
 
     @property
     def rss_pages(self) -> int:
@@ -66,7 +68,7 @@ class Mm:
     @property
     def locked_pages(self) -> int:
         """What VmLck counts."""
-        return sum(vma.pages for vma in self.vmas if vma.flags & LOCKED)
+        return self.locked_pages_lost + sum(vma.pages for vma in self.vmas if vma.flags & LOCKED)
 
     def note_peak(self) -> None:
         """Remember the RSS before it falls (update_hiwater_rss)."""

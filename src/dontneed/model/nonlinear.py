@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from errno import EINVAL
 
-from dontneed.model.entries import KIND, MAPPED, NONLINEAR
+from dontneed.model.entries import KIND, MAPPED, MIGRATION, NONLINEAR, POISON, SWAP
 from dontneed.model.mappings import mmap
 from dontneed.model.vma import ACCESS, SHARED
 from dontneed.model.vma import NONLINEAR as VM_NONLINEAR
@@ -22,6 +22,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from dontneed.model.mm import Mm
     from dontneed.model.vma import Vma
+
+_NOT_PRESENT = frozenset((SWAP, MIGRATION, NONLINEAR, POISON))
+"""What a discard of a nonlinear mapping leaves as it is."""
 
 
 def remap_file_pages(mm: Mm, first: int, last: int, file_page: int) -> int:
@@ -41,11 +44,13 @@ def discard_nonlinear(mm: Mm, vma: Vma, first: int, last: int) -> None:
     """MADV_DONTNEED of a nonlinear mapping: pages in their place go, others leave an entry that names them."""
     assert vma.file is not None  # noqa: S101 - only mappings of files are nonlinear
     page_of = {frame: page for page, frame in vma.file.cache.items()}
-    for start, end, code, value in mm.table.runs(first, last):
-        if code & KIND not in MAPPED:
-            continue  # entries that are not present stay as they are
-        for page, frame in zip(range(start, end), range(value, value + end - start), strict=True):
-            file_page = page_of[frame]
-            zap(mm, vma, page, page + 1)
-            if file_page != vma.file_page(page):
-                mm.table.put(page, page + 1, NONLINEAR, file_page)
+    shown = {
+        page: page_of[value + page - start]
+        for start, end, code, value in mm.table.runs(first, last)
+        if code & KIND in MAPPED
+        for page in range(start, end)
+    }
+    zap(mm, vma, first, last, keep=_NOT_PRESENT)
+    for page, file_page in shown.items():
+        if file_page != vma.file_page(page):
+            mm.table.put(page, page + 1, NONLINEAR, file_page)

@@ -7,6 +7,7 @@ Kernel:
 
 from __future__ import annotations
 
+from dontneed.abi.advice import Advice
 from dontneed.model import entries
 from dontneed.model.entries import DIRTY, HUGE, KIND, KIND_NAMES, YOUNG
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from dontneed.model.versions import Behaviour
 
 _FLAG_NAMES = ((DIRTY, "dirty"), (YOUNG, "young"), (HUGE, "huge"))
+_FORGOTTEN = ((DIRTY, "dirty"), (YOUNG, "young"))
+_HANDED_ON = ((DIRTY, "dirty"), (YOUNG, "used"))
+"""What the page of a file is told of the flags of its entry."""
 
 
 def words_of(code: int) -> str:
@@ -33,8 +37,7 @@ def outcomes(behaviour: Behaviour) -> tuple[tuple[str, str], ...]:
     """Every entry that one kernel knows, in words, and what becomes of it."""
     known = [
         entries.NONE,
-        entries.ANON,
-        entries.ANON | DIRTY | YOUNG,
+        entries.ANON | DIRTY,
         entries.FILE,
         entries.FILE | DIRTY,
         entries.FILE | YOUNG,
@@ -47,19 +50,20 @@ def outcomes(behaviour: Behaviour) -> tuple[tuple[str, str], ...]:
     ]
     known += [entries.NONLINEAR] if behaviour.nonlinear else []
     known += [entries.ANON | HUGE] if behaviour.huge_pages else []
-    known += [entries.GUARD] if behaviour.knows_guards else []
+    known += [entries.GUARD] if behaviour.knows(Advice.GUARD_INSTALL) else []
     return tuple((words_of(code), outcome_of(behaviour, code)) for code in known)
 
 
 def _anonymous(_behaviour: Behaviour, code: int) -> str:
-    lost = "; dirty and young are forgotten" if code & (DIRTY | YOUNG) else ""
-    table = "; its deposited table is freed" if code & HUGE else ""
-    return f"cleared{lost}; anon counter down; the frame goes with its last reference{table}"
+    flags = [word for bit, word in _FORGOTTEN if code & bit]
+    lost = f", {' and '.join(flags)} forgotten" if flags else ""
+    freed = "the huge page and its spare table go" if code & HUGE else "the frame goes with its last reference"
+    return f"cleared{lost}; anon counter down; {freed}"
 
 
 def _file(behaviour: Behaviour, code: int) -> str:
     counter = "shmem" if code & KIND == entries.SHMEM and behaviour.rss_by_kind else "file"
-    kept = [word for bit, word in ((DIRTY, "dirty"), (YOUNG, "used")) if code & bit]
+    kept = [word for bit, word in _HANDED_ON if code & bit]
     marked = f"; the page is marked {' and '.join(kept)}" if kept else ""
     return f"cleared{marked}; {counter} counter down; the page cache keeps the frame"
 

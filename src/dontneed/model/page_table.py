@@ -159,6 +159,19 @@ class PageTable:
         """The numbers of the tables of the last level that serve a range, ascending; huge entries are none."""
         return [number for number, leaf, _, _ in self._leaves_within(first, last) if not is_huge(leaf)]
 
+    def ensure_upper(self, vpn: int) -> None:
+        """Make the tables above the last level for a page: all that a fault which fails leaves behind."""
+        self.pmds.add(vpn >> PMD_SHIFT)
+        self.puds.add(vpn >> PUD_SHIFT)
+        if self.levels == FIVE_LEVELS:
+            self.p4ds.add(vpn >> P4D_SHIFT)
+
+    def copy_upper_to(self, other: PageTable, first: int, last: int) -> None:
+        """Make the tables above the last level that there are for a range in another address space too."""
+        mine, others = (self.pmds, self.puds, self.p4ds), (other.pmds, other.puds, other.p4ds)
+        for tables, copies, shift in zip(mine, others, (PMD_SHIFT, PUD_SHIFT, P4D_SHIFT), strict=True):
+            copies.update(_members(tables, _tables_of(first, last, shift)))
+
     def split_huge(self, number: int) -> None:
         """Map the 512 pages of a huge entry one by one."""
         leaf = self.leaves[number]
@@ -271,10 +284,7 @@ class PageTable:
         leaf = self.leaves.get(number)
         if leaf is None:
             leaf = self.leaves[number] = ()
-            self.pmds.add(number >> PMD_SHIFT - LEAF_SHIFT)
-            self.puds.add(number >> PUD_SHIFT - LEAF_SHIFT)
-            if self.levels == FIVE_LEVELS:
-                self.p4ds.add(number >> P4D_SHIFT - LEAF_SHIFT)
+            self.ensure_upper(number << LEAF_SHIFT)
         return leaf
 
     def _empty(self, number: int, before: Leaf, left: Leaf) -> None:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 PAGE_BYTES = 1 << PAGE_SHIFT
 _WITHIN_PAGE = PAGE_BYTES - 1
+_ADDRESSES = 1 << 64 - PAGE_SHIFT
+"""Pages that 64 bits can name."""
 
 SHARED_ANONYMOUS_NAME = "/dev/zero (deleted)"
 """What /proc/PID/maps calls MAP_SHARED memory without a file."""
@@ -125,17 +127,23 @@ class Process:
         """mprotect(2)."""
         if address & _WITHIN_PAGE:
             return EINVAL
-        first = address >> PAGE_SHIFT
-        return mappings.mprotect(self.mm, first, first + _pages(length), access)
+        first, pages = address >> PAGE_SHIFT, _pages(length) % _ADDRESSES
+        if length and not 0 < pages <= _ADDRESSES - first:
+            return ENOMEM
+        return mappings.mprotect(self.mm, first, first + pages, access)
 
     def mlock(self, address: int, length: int, *, on_fault: bool = False) -> int:
         """mlock(2); mlock2(2) with MLOCK_ONFAULT if `on_fault`."""
-        first, last = _page_range(address, length)
+        first, last = _locked_range(address, length)
+        if last > _ADDRESSES:
+            return EINVAL
         return mappings.mlock(self.mm, first, last, on_fault=on_fault) if first < last else 0
 
     def munlock(self, address: int, length: int) -> int:
         """munlock(2)."""
-        first, last = _page_range(address, length)
+        first, last = _locked_range(address, length)
+        if last > _ADDRESSES:
+            return EINVAL
         return mappings.munlock(self.mm, first, last) if first < last else 0
 
     def madvise(self, address: int, length: int, advice: int) -> int:
@@ -153,8 +161,8 @@ class Process:
         refused, first = remap.mremap(
             self.mm,
             address >> PAGE_SHIFT,
-            _pages(length),
-            _pages(new_length),
+            _pages(length) % _ADDRESSES,
+            _pages(new_length) % _ADDRESSES,
             flags,
             new_address >> PAGE_SHIFT,
         )
@@ -163,8 +171,10 @@ class Process:
 
     def mseal(self, address: int, length: int) -> int:
         """mseal(2)."""
-        first = address >> PAGE_SHIFT
-        return EINVAL if address & _WITHIN_PAGE else seal.mseal(self.mm, first, first + _pages(length))
+        first, pages = address >> PAGE_SHIFT, _pages(length) % _ADDRESSES
+        if address & _WITHIN_PAGE or (length and not pages) or first + pages > _ADDRESSES:
+            return EINVAL
+        return seal.mseal(self.mm, first, first + pages)
 
     def brk(self, address: int) -> int:
         """brk(2): where the heap ends now."""
@@ -214,6 +224,8 @@ class Process:
     def exit(self) -> None:
         """Give all memory back (exit_mmap). Not even a seal hinders that."""
         mm = self.mm
+        if self.system.path is not None:
+            self.system.path.exiting()
         doomed = list(mm.vmas)
         for vma in doomed:
             zap(mm, vma, vma.first, vma.last)
@@ -236,3 +248,9 @@ def _page_range(address: int, length: int) -> tuple[int, int]:
     """The pages that `length` bytes from `address` on meet."""
     first = address >> PAGE_SHIFT
     return first, _pages(address + length) if length else first
+
+
+def _locked_range(address: int, length: int) -> tuple[int, int]:
+    """The same as mlock(2) computes it: a length that wraps is none."""
+    first = address >> PAGE_SHIFT
+    return first, first + _pages(length + (address & _WITHIN_PAGE)) % _ADDRESSES

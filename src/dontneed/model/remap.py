@@ -146,6 +146,8 @@ def _check_words(mm: Mm, remap: _Remap) -> int:
     known = MAY_MOVE | FIXED | (DONT_UNMAP if behaviour.remap_leaves_source else 0)
     if remap.flags & ~known or not remap.new_pages:
         return EINVAL
+    if behaviour.remap_many and remap.new_pages > _TASK_PAGES:
+        return EINVAL
     if remap.is_move:
         if not remap.flags & MAY_MOVE:
             return EINVAL
@@ -328,6 +330,8 @@ def _leave_source(mm: Mm, remap: _Remap, copy: Vma) -> None:
     """Unlock a mapping that stays behind, all of it, though only a part may have moved."""
     source = mm.vmas.find(remap.first)
     assert source is not None  # noqa: S101 - nobody unmapped it
+    if source.flags & vm.LOCKED:
+        mm.locked_pages_lost += source.pages  # nobody takes them out of VmLck
     source.flags &= ~(vm.LOCKED | vm.LOCK_ON_FAULT)
     if source is not copy and (source.first, source.last) == (remap.first, remap.last):
         source.anon_vma, source.inherited = 0, False

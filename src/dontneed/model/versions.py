@@ -87,8 +87,12 @@ class Behaviour(Record):
         vvar, vvar_clocks_apart: processes have a [vvar], and a [vvar_vclock] beside it.
         frame_flag_bits: how many bits /proc/kpageflags knows.
         gather_pages: pages gathered before the TLB is flushed.
+        gathers_whole_calls: one gather serves a whole call of madvise; before, each mapping had its own.
         flushes_ranges: the TLB is flushed page by page where few pages are concerned; before: whole.
+        flushes_dirty_early: it is flushed with every page table that had dirty pages of files.
         lines_to_come: lines of smaps and status that only later kernels print.
+        p4d: zap_p4d_range() is on the way, with four levels too.
+        zaps_single_mappings: DONTNEED has a way of its own for one mapping; before, zap_page_range() served several.
         zap_work_pages: pages zapped before the CPU is offered to others with a flush; 0: no such budget.
     """
 
@@ -162,7 +166,11 @@ class Behaviour(Record):
     vvar_clocks_apart: bool = False
     frame_flag_bits: int = 22
     gather_pages: int = 506
+    gathers_whole_calls: bool = False
     flushes_ranges: bool = False
+    flushes_dirty_early: bool = False
+    p4d: bool = False
+    zaps_single_mappings: bool = False
     zap_work_pages: int = 1024
     lines_to_come: frozenset[str] = frozenset()
 
@@ -230,6 +238,7 @@ STEPS: tuple[Step, ...] = (
     Step("3.8", "VmFlags; the huge zero page", "memory", {"huge_zero_page": True}, ("VmFlags",)),
     Step("3.9", "WILLNEED reads from swap", "1998cc048901", {"willneed_anonymous": True}),
     Step("3.13", "NUMA groups", "memory", {}, ("Ngid",)),
+    Step("3.15", "dirty pages of files force a flush", "1cf35d47712d, memory", {"flushes_dirty_early": True}),
     Step("3.15", "fault-around", "memory", {"fault_around": 16}),
     Step("3.16", "[vvar] is a mapping", "f40c330091c7, memory", {"vvar": True}),
     Step("4.0", "remap_file_pages is emulated", "memory", {"nonlinear": False}),
@@ -263,6 +272,7 @@ STEPS: tuple[Step, ...] = (
     Step("4.8", "huge pages of shared memory", "65c453778aea, memory", {}, ("ShmemPmdMapped",)),
     Step("4.8", "khugepaged brings pages back from swap", "8a966ed746d6, memory", {"collapses_swapped": True}),
     Step("4.12", "FREE is lazy without swap", "madvise(2)", {"free_keeps_without_swap": True}, ("LazyFree",)),
+    Step("4.12", "a fifth level of page tables", "c2febafc6773, memory", {"p4d": True}),
     Step("4.13", "256 pages stay free below a stack", "memory", {"stack_gap_pages": 256}),
     Step(
         "4.14", "smaps prints page sizes first", "493b0e9d945f, memory; measured for 4.15", {"smaps_sizes_first": True}
@@ -301,6 +311,7 @@ STEPS: tuple[Step, ...] = (
     Step("6.0", "hugetlb memory is faulted in after a fork", "bcd51a3c679d, memory", {"hugetlb_faults_in_child": True}),
     Step("6.1", "brk knows its own mappings only", "mm/mmap.c 6.1, memory", {"heap_is_apart": True}),
     Step("6.1", "its end is rounded down", "mm/madvise.c 6.1", {"hugetlb_end_down": True}),
+    Step("6.3", "zap_page_range is gone", "e9adcfecf572, memory", {"zaps_single_mappings": True}),
     Step("6.3", "RANDOM hides use", "8788f678148", {"zap_ignores_random": True}),
     Step("6.7", "no huge pages for MAP_STACK", "c4608d1bf7c6, memory; measured for 6.18", {"small_stacks": True}),
     Step("6.7", "REMOVE where writing may be allowed", "mm/madvise.c 6.7", {"remove_may_write": True}),
@@ -320,6 +331,7 @@ STEPS: tuple[Step, ...] = (
         "6.15", "guards in file mappings; their pagemap bit", "measured", {"guard_files": True, "pagemap_guard": True}
     ),
     Step("6.15", "parts of huge pages are reused", "mm/memory.c 6.18, memory", {"reuses_parts": "own"}),
+    Step("6.16", "one gather for a whole madvise", "43c4cfde7e37, memory", {"gathers_whole_calls": True}),
     Step(
         "6.17",
         "mremap moves several mappings, and checks before it unmaps",

@@ -14,8 +14,11 @@ from dontneed.abi.page_entry import (
     HUGE,
     LEVELS,
     MARKER_TYPE,
+    MIGRATION_TYPE,
     NO_EXECUTE,
     NONLINEAR_FILE,
+    POISON_MARKER,
+    POISON_TYPE,
     PRESENT,
     PROT_NONE,
     SPECIAL,
@@ -39,9 +42,6 @@ _TABLE = PRESENT | WRITABLE | USER | ACCESSED | DIRTY
 _TABLE_FRAMES = 1 << 30
 """Where the made-up frames of tables begin; each level has as many numbers of its own."""
 
-_POISON_TYPES = {False: 29, True: 31}
-_MIGRATION_TYPE = 30
-_POISON_MARKER = 2
 
 
 def walk(mm: Mm, page: int) -> tuple[TableEntry, ...]:
@@ -51,7 +51,7 @@ def walk(mm: Mm, page: int) -> tuple[TableEntry, ...]:
     for level in range(table.levels - 1, -1, -1):
         raw = _raw(mm, page, level)
         name = "PGD" if level == table.levels - 1 else LEVELS[level]
-        met.append(decode_entry(name, level_index(page, level), raw))
+        met.append(decode_entry(name, level_index(page, level), raw, mm.system.behaviour.version))
         if not raw or (raw & HUGE and level):
             break
     return tuple(met)
@@ -75,10 +75,11 @@ def raw_entry(mm: Mm, vma: Vma | None, code: int, value: int) -> int:
     if kind == entries.GUARD:
         return swap_entry(MARKER_TYPE, GUARD_MARKER, version)
     if kind == entries.POISON:
-        modern = version >= SWAP_INVERTED_SINCE
-        return swap_entry(_POISON_TYPES[modern], _POISON_MARKER if modern else value, version)
+        if version < SWAP_INVERTED_SINCE:
+            return swap_entry(POISON_TYPE, value, version)
+        return swap_entry(MARKER_TYPE, POISON_MARKER, version)
     if kind == entries.MIGRATION:
-        return swap_entry(_MIGRATION_TYPE, value, version)
+        return swap_entry(MIGRATION_TYPE, value, version)
     if kind == entries.NONLINEAR:
         return value << FRAME_SHIFT | NONLINEAR_FILE
     return _present(vma, code, value, version)

@@ -8,18 +8,41 @@ if TYPE_CHECKING:
     from typing import Any
 
     from dontneed.abi.page_entry import TableEntry
-    from dontneed.model.path import Stage
+    from dontneed.model.descent import Stage
 
 _INDENT = "  "
 
 
 def path_lines(stages: Iterable[Stage]) -> Iterator[str]:
-    """The lines of a way through the kernel."""
+    """The lines of a way through the kernel; calls of which there is nothing to say share one with the next."""
+    above: list[tuple[int, int]] = []  # each call on the way here: its depth, and that of its line
+    calls: list[str] = []
+    shown = 0
     for stage in stages:
-        indent = _INDENT * stage.depth
-        yield f"{indent}{stage.function}{': ' if stage.function and stage.what else ''}{stage.what}"
-        for entry in stage.entries:
-            yield f"{indent}{_INDENT}{entry_line(entry)}"
+        if not calls:
+            while above and above[-1][0] >= stage.depth:
+                above.pop()
+            shown = above[-1][1] + 1 if above else 0
+        above.append((stage.depth, shown))
+        calls += [stage.function] if stage.function else []
+        if stage.function and not stage.what and not stage.entries and not stage.outcome:
+            continue
+        yield from _stage_lines(stage, " → ".join(calls), _INDENT * shown)
+        calls = []
+    if calls:
+        yield _INDENT * shown + " → ".join(calls)
+
+
+def _stage_lines(stage: Stage, calls: str, indent: str) -> Iterator[str]:
+    line = ": ".join(filter(None, (calls, stage.what)))
+    if stage.function or stage.entries or not stage.outcome:
+        yield f"{indent}{line}"
+    else:
+        yield f"{indent}{line}: {stage.outcome}"
+    for entry in stage.entries:
+        yield f"{indent}{_INDENT}{entry_line(entry)}"
+    if stage.outcome and (stage.function or stage.entries):
+        yield f"{indent}{_INDENT}→ {stage.outcome}"
 
 
 def entry_line(entry: TableEntry) -> str:
@@ -35,4 +58,5 @@ def stage_document(stage: Stage) -> dict[str, Any]:
         "function": stage.function or None,
         "what": stage.what,
         "entries": [entry.as_dict() for entry in stage.entries],
+        "outcome": stage.outcome or None,
     }
