@@ -17,23 +17,24 @@ _libc_held = ctypes.PyDLL(None, use_errno=True)
 MAP_FAILED = ctypes.c_void_p(-1).value
 
 
-def _function(name: str, result: type, *arguments: type, library=_libc):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def foreign(name: str, result: type, *arguments: type, library=_libc):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    """The C function called `name`, with the types of its result and arguments."""
     function = getattr(library, name)
     function.restype = result
     function.argtypes = arguments
     return function
 
 
-madvise = _function("madvise", c_int, c_void_p, c_size_t, c_int)
-posix_madvise = _function("posix_madvise", c_int, c_void_p, c_size_t, c_int)
-mmap = _function("mmap", c_void_p, c_void_p, c_size_t, c_int, c_int, c_int, c_long)
-munmap = _function("munmap", c_int, c_void_p, c_size_t)
-mprotect = _function("mprotect", c_int, c_void_p, c_size_t, c_int)
-mlock = _function("mlock", c_int, c_void_p, c_size_t)
-munlock = _function("munlock", c_int, c_void_p, c_size_t)
-mincore = _function("mincore", c_int, c_void_p, c_size_t, c_void_p)
-pread_held = _function("pread", c_ssize_t, c_int, c_void_p, c_size_t, c_long, library=_libc_held)
-prctl = _function("prctl", c_int, c_int, c_long, c_long, c_long, c_long)
+madvise = foreign("madvise", c_int, c_void_p, c_size_t, c_int)
+posix_madvise = foreign("posix_madvise", c_int, c_void_p, c_size_t, c_int)
+mmap = foreign("mmap", c_void_p, c_void_p, c_size_t, c_int, c_int, c_int, c_long)
+munmap = foreign("munmap", c_int, c_void_p, c_size_t)
+mprotect = foreign("mprotect", c_int, c_void_p, c_size_t, c_int)
+mlock = foreign("mlock", c_int, c_void_p, c_size_t)
+munlock = foreign("munlock", c_int, c_void_p, c_size_t)
+mincore = foreign("mincore", c_int, c_void_p, c_size_t, c_void_p)
+pread_held = foreign("pread", c_ssize_t, c_int, c_void_p, c_size_t, c_long, library=_libc_held)
+prctl = foreign("prctl", c_int, c_int, c_long, c_long, c_long, c_long)
 
 
 def syscall(number: int, *arguments: int) -> int:

@@ -11,7 +11,7 @@ from ctypes import c_int, c_size_t, c_void_p
 
 from dontneed.abi.syscalls import MSEAL
 from dontneed.kernel import libc
-from dontneed.kernel.libc import _function as function
+from dontneed.kernel.libc import foreign
 
 PROT_NONE, PROT_READ, PROT_WRITE = 0, flags.PROT_READ, flags.PROT_WRITE
 MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS = flags.MAP_SHARED, flags.MAP_PRIVATE, flags.MAP_ANONYMOUS
@@ -20,7 +20,7 @@ MAP_HUGETLB, MAP_HUGE_2MB = 0x40000, 21 << 26
 """Huge pages from the pool, of the system's default size, or of 2 MiB; include/uapi/asm-generic/hugetlb_encode.h."""
 _MREMAP_MAYMOVE, _MREMAP_FIXED = 1, 2
 
-_mremap = function("mremap", c_void_p, c_void_p, c_size_t, c_size_t, c_int, c_void_p)
+_mremap = foreign("mremap", c_void_p, c_void_p, c_size_t, c_size_t, c_int, c_void_p)
 
 
 def map_memory(

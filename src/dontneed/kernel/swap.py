@@ -16,8 +16,7 @@ from ctypes import c_char_p, c_int
 
 from dontneed.errors import KernelLacks, NotPermitted
 from dontneed.kernel.environment import parse_swaps
-from dontneed.kernel.libc import _function as function
-from dontneed.kernel.libc import check
+from dontneed.kernel.libc import check, foreign
 from dontneed.kernel.settings import held_lock, read_setting, write_setting
 from dontneed.units import MIB, PAGE_BYTES
 
@@ -30,8 +29,8 @@ _HOT_ADD, _HOT_REMOVE = "/sys/class/zram-control/hot_add", "/sys/class/zram-cont
 _SIZE_BYTES = 128 * MIB
 _BY_HAND = "`swapon` a partition or a file yourself"
 
-_swapon = function("swapon", c_int, c_char_p, c_int)
-_swapoff = function("swapoff", c_int, c_char_p)
+_swapon = foreign("swapon", c_int, c_char_p, c_int)
+_swapoff = foreign("swapoff", c_int, c_char_p)
 
 
 def read_swap_used_bytes() -> int:

@@ -15,7 +15,7 @@ import ctypes
 import os
 from ctypes import POINTER, byref, c_int, c_size_t, c_ulong, c_void_p
 
-from dontneed.kernel.libc import _function as function
+from dontneed.kernel.libc import foreign
 from dontneed.kernel.memory import rewrite_pages
 from dontneed.kernel.procfs import ProcessDirectory
 from dontneed.kernel.procmap import read_parts
@@ -31,18 +31,18 @@ _ATTRIBUTES_BYTES = 256
 _SEMAPHORE_BYTES = 64
 """At least sizeof(sem_t), which is 16 to 32."""
 
-_attr_init = function("pthread_attr_init", c_int, c_void_p)
-_attr_destroy = function("pthread_attr_destroy", c_int, c_void_p)
-_attr_setstacksize = function("pthread_attr_setstacksize", c_int, c_void_p, c_size_t)
-_attr_getstack = function("pthread_attr_getstack", c_int, c_void_p, POINTER(c_size_t), POINTER(c_size_t))
-_attr_getguardsize = function("pthread_attr_getguardsize", c_int, c_void_p, POINTER(c_size_t))
-_create = function("pthread_create", c_int, POINTER(c_ulong), c_void_p, c_void_p, c_void_p)
-_getattr = function("pthread_getattr_np", c_int, c_ulong, c_void_p)
-_join = function("pthread_join", c_int, c_ulong, c_void_p)
-_sem_init = function("sem_init", c_int, c_void_p, c_int, c_int)
-_sem_post = function("sem_post", c_int, c_void_p)
-_sem_destroy = function("sem_destroy", c_int, c_void_p)
-_sem_wait = ctypes.cast(function("sem_wait", c_int, c_void_p), c_void_p)
+_attr_init = foreign("pthread_attr_init", c_int, c_void_p)
+_attr_destroy = foreign("pthread_attr_destroy", c_int, c_void_p)
+_attr_setstacksize = foreign("pthread_attr_setstacksize", c_int, c_void_p, c_size_t)
+_attr_getstack = foreign("pthread_attr_getstack", c_int, c_void_p, POINTER(c_size_t), POINTER(c_size_t))
+_attr_getguardsize = foreign("pthread_attr_getguardsize", c_int, c_void_p, POINTER(c_size_t))
+_create = foreign("pthread_create", c_int, POINTER(c_ulong), c_void_p, c_void_p, c_void_p)
+_getattr = foreign("pthread_getattr_np", c_int, c_ulong, c_void_p)
+_join = foreign("pthread_join", c_int, c_ulong, c_void_p)
+_sem_init = foreign("sem_init", c_int, c_void_p, c_int, c_int)
+_sem_post = foreign("sem_post", c_int, c_void_p)
+_sem_destroy = foreign("sem_destroy", c_int, c_void_p)
+_sem_wait = ctypes.cast(foreign("sem_wait", c_int, c_void_p), c_void_p)
 
 
 class SleepingThread(Record):

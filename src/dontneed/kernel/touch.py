@@ -21,7 +21,7 @@ import os
 from ctypes import c_int, c_void_p
 
 from dontneed.kernel import libc
-from dontneed.kernel.libc import _function as function
+from dontneed.kernel.libc import foreign
 from dontneed.units import PAGE_BYTES
 
 _CLONE_VM, _CLONE_VFORK = 0x100, 0x4000
@@ -31,10 +31,10 @@ _PR_GET_DUMPABLE, _PR_SET_DUMPABLE = 3, 4
 _STACK_BYTES = 64 << 10
 _STACK_ALIGNMENT = 16
 
-_clone = function("clone", c_int, c_void_p, c_void_p, c_int, c_void_p)
+_clone = foreign("clone", c_int, c_void_p, c_void_p, c_int, c_void_p)
 # Two functions of libc with one argument, which read and write a few words there and nothing else.
-_read = ctypes.cast(function("sigisemptyset", c_int, c_void_p), c_void_p).value
-_write = ctypes.cast(function("sigemptyset", c_int, c_void_p), c_void_p).value
+_read = ctypes.cast(foreign("sigisemptyset", c_int, c_void_p), c_void_p).value
+_write = ctypes.cast(foreign("sigemptyset", c_int, c_void_p), c_void_p).value
 
 
 def touch_surviving(address: int, pages: int, *, write: bool) -> int:

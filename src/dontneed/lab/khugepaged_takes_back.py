@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dontneed.abi.advice import Advice
+from dontneed.errors import KernelLacks
 from dontneed.lab.experiment import Experiment, contents, kib
 from dontneed.units import HUGE_PAGE_BYTES, PAGE_BYTES
 
@@ -19,7 +20,8 @@ def perform(bench: Bench) -> None:
     """The steps, and what must be so after them."""
     p = bench.map("p", PAGES, huge=True)
     rest = p.part("rest", 1, PAGES - 1)
-    bench.write(p, LETTER)
+    if bench.write(p, LETTER).minor == PAGES:
+        raise KernelLacks("no huge page was to be had", hint="`echo 1 > /proc/sys/vm/compact_memory` may make some")
     bench.advise(p, Advice.NOHUGEPAGE)
     full = bench.look("Write to a huge page, and have khugepaged keep away for the moment").held(p)
     bench.advise(rest, Advice.DONTNEED)

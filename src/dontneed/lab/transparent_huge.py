@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dontneed.abi import kpageflags
 from dontneed.abi.advice import Advice
+from dontneed.errors import KernelLacks
 from dontneed.lab.experiment import Experiment, contents, kib
 from dontneed.units import HUGE_PAGE_BYTES, PAGE_BYTES
 
@@ -29,6 +30,8 @@ def perform(bench: Bench) -> None:
 def _give_up_half(bench: Bench, p: Region) -> None:
     half = p.part("half", HALF, HALF)
     filling = bench.write(p, LETTER)
+    if filling.minor == PAGES:
+        raise KernelLacks("no huge page was to be had", hint="`echo 1 > /proc/sys/vm/compact_memory` may make some")
     bench.advise(p, Advice.NOHUGEPAGE)  # or khugepaged fills it up again
     before = bench.look("Write to 2 MiB: one fault brings a huge page, which from now on is left alone")
     frames = before.frames(half)
