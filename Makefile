@@ -8,10 +8,13 @@ VENV := $(if $(filter python3,$(PYTHON)),.venv,.venvs/$(shell $(PYTHON) -c 'impo
 TESTS ?=
 COVERAGE ?= 1
 
+# What to hand to the soak, as in SOAK="--kind base --seed 7"; every kind by default.
+SOAK ?=
+
 # What to hand to the benchmarks, as in BENCH="--quick" or BENCH="discard stall"; all of them by default.
 BENCH ?=
 
-.PHONY: help demo test test-all check format bench wheel clean distclean
+.PHONY: help demo test test-all check format bench soak wheel clean distclean
 
 help:
 	@echo 'make demo                       the whole story on a real process, in half a minute'
@@ -20,6 +23,7 @@ help:
 	@echo 'make check                      lint, format, types and the floors of the architecture'
 	@echo 'make format                     write the sources as the formatter likes them'
 	@echo 'make bench [BENCH=--quick]      the benchmarks, each beside its peers'
+	@echo 'make soak [SOAK="--kind base"]    the model against the running kernel, hours of random operations; root'
 	@echo 'make wheel                      the wheel, in dist/'
 	@echo 'make clean, make distclean      remove what was built; and the environments too'
 
@@ -44,6 +48,9 @@ format: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	@$(VENV)/bin/python benchmarks/run.py $(BENCH)
+
+soak: $(VENV)/.dev
+	@PYTHONPATH=tests $(VENV)/bin/python -m differential.soak $(SOAK)
 
 wheel: $(VENV)/.runtime
 	@$(VENV)/bin/python -m pip wheel --quiet --no-deps --wheel-dir dist .

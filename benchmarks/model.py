@@ -6,7 +6,10 @@ running kernel is asked for the same calls through ctypes, one by one, and has r
 
 from __future__ import annotations
 
+import os
 import random
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from comparing import Case, at_most
@@ -33,6 +36,7 @@ QUESTION = "the executable kernel"
 HOLDS = ()
 
 MODEL, DICTS, KERNEL = "the model", "dicts of entries", "the running kernel"
+COMPARED, ITSELF = "the model held against the kernel", "the kernel held against itself"
 
 _FIRST = 0x1000_0000
 _READ_WRITE = vm.READ | vm.WRITE
@@ -41,8 +45,8 @@ _TEBIBYTE_TABLES = 1 << 19
 
 
 def run(options: Options) -> list[Comparison]:
-    """A bulk of touches, a sparse zap, and many calls over many mappings."""
-    return [*_bulk(options), *_sparse(options), *_calls(options)]
+    """A bulk of touches, a sparse zap, many calls over many mappings, and sequences held against the kernel."""
+    return [*_bulk(options), *_sparse(options), *_calls(options), *_sequences(options)]
 
 
 def _bulk(options: Options) -> list[Comparison]:
@@ -77,6 +81,31 @@ def _calls(options: Options) -> list[Comparison]:
     samples = alternate(runners, 1 if options.quick else 3)
     case = Case(QUESTION, f"{calls:,} calls over {mappings:,} mappings", samples)
     return [case.compare(MODEL, KERNEL, at_most(20 * calls / 1e6))]
+
+
+def _sequences(options: Options) -> list[Comparison]:
+    """Sequences of sixty operations, done in the model and on the kernel and compared after each operation."""
+    if os.geteuid() != 0:
+        return []  # frame numbers are for root
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+    from differential.environment import environment
+    from differential.generate import KINDS
+    from differential.soak import Soak
+
+    count, kind = options.compared_sequences, KINDS["base"]
+
+    def compare(*, itself: bool) -> None:
+        tally = Soak(seed=1, first=0, count=count, length=60, jobs=2, itself=itself).run(kind)
+        assert not tally.disagreements
+
+    with environment(kind):
+        runners = [
+            timed(COMPARED, lambda: compare(itself=False)),
+            timed(ITSELF, lambda: compare(itself=True)),
+        ]
+        samples = alternate(runners, 1 if options.quick else 3)
+    case = Case(QUESTION, f"{count:,} sequences of 60 operations", samples)
+    return [case.compare(COMPARED, ITSELF, at_most(count / 250))]
 
 
 def _prepared(name: str, prepare: Callable[[], object], call: Callable[..., object]) -> Callable[[], dict[str, float]]:

@@ -27,6 +27,7 @@ class Options(Record):
         waiting_bytes: of the discard during which another thread is watched.
         scattered_pages: how many single pages are dropped.
         modelled_pages: touched in the model at one go.
+        compared_sequences: of operations, done in the model and on the kernel.
         modelled_calls, modelled_mappings: how many calls it serves, over how many mappings.
     """
 
@@ -45,6 +46,7 @@ class Options(Record):
     modelled_pages: int
     modelled_calls: int
     modelled_mappings: int
+    compared_sequences: int
 
 
 def quick_options(held: HeldProcesses) -> Options:
@@ -65,6 +67,7 @@ def quick_options(held: HeldProcesses) -> Options:
         modelled_pages=1_000_000,
         modelled_calls=20_000,
         modelled_mappings=2_000,
+        compared_sequences=100,
     )
 
 
@@ -91,6 +94,7 @@ def full_options(held: HeldProcesses, available_bytes: int) -> Options:
         modelled_pages=20_000_000,
         modelled_calls=1_000_000,
         modelled_mappings=18_000,
+        compared_sequences=2_000,
     )
 
 

@@ -105,6 +105,9 @@ def address_of(memory):
 }
 """A name, and what defines it; a function comes before those that it calls."""
 
+TAKEN = frozenset((*_MODULES, *_FUNCTIONS))
+"""Names that memory of an experiment cannot have."""
+
 
 def head(question: str, experiment: str, body: str) -> list[str]:
     """The lines before `body`, which is the program's own text."""

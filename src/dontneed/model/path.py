@@ -122,7 +122,7 @@ class Path:
     def unmapped(self, tables_freed: int) -> None:
         """munmap() has freed page tables, of all levels."""
         if self._call is not None and tables_freed:
-            self._call.changes.append(f"{counted(tables_freed, 'page table')} freed (free_pgtables)")
+            self._call.tables_freed.append(f"{counted(tables_freed, 'page table')} freed (free_pgtables)")
 
     def exiting(self) -> None:
         """A process ends, which is not told."""
@@ -154,7 +154,8 @@ class Path:
             return
         for name, after in _counters(mm).items():
             call.moved[name] = call.moved.get(name, 0) + after - call.counters[name]
-        call.tables_freed += tables_freed
+        if tables_freed:
+            call.tables_freed.append(f"{counted(tables_freed, 'page table')} freed (try_to_free_pte)")
         if not call.one_gather:
             call.finish_gather()
 
@@ -167,13 +168,13 @@ class Path:
             self._told.append(Stage(0, call.chain.once[0], call.arguments, (), "nothing is zapped"))
             return
         call.finish_gather()
-        self._told += [*call.stages, Stage(1, "", f"counters, in pages: {call.moved_in_words()}")]
+        self._told += [*call.stages, *(Stage(1, "", what) for what in call.results())]
 
     def _duty(self, function: str, mm: Mm, vma: Vma, first: int, last: int) -> str:
         """What one of the functions does on this occasion, where its name does not say it all."""
         match function:
             case "madvise_vma" | "madvise_vma_behavior":
-                return f"{_part(vma, first, last)} of the mapping {_span(vma.first, vma.last)}"
+                return f"{first << PAGE_SHIFT:#x}-{last << PAGE_SHIFT:#x}, {_part(vma, last - first)}"
             case "madvise_dontneed":
                 return f"{self._refused(vma)} would be EINVAL: none is set"
             case "madvise_dontneed_free":
@@ -209,8 +210,7 @@ class _Call:
         gather: the one in use.
         counters: as the zap in hand found them.
         moved: by how much all zaps moved them.
-        tables_freed: page tables that zaps freed.
-        changes: what else there is to tell.
+        tables_freed: how many page tables went, and by what.
     """
 
     def __init__(self, chain: Chain, arguments: str, *, always_told: bool, one_gather: bool) -> None:
@@ -223,8 +223,7 @@ class _Call:
         self.gather: Gather | None = None
         self.counters: dict[str, int] = {}
         self.moved: dict[str, int] = {}
-        self.tables_freed = 0
-        self.changes: list[str] = []
+        self.tables_freed: list[str] = []
 
     def finish_gather(self) -> None:
         """Tell of the flushes."""
@@ -232,12 +231,10 @@ class _Call:
             self.stages += [Stage(1, "", flush) for flush in self.gather.finish()]
             self.gather = None
 
-    def moved_in_words(self) -> str:
+    def results(self) -> list[str]:
         """What the call comes to."""
-        moved = [f"{name} {pages:+d}" for name, pages in self.moved.items() if pages]
-        if self.tables_freed:
-            moved.append(f"{counted(self.tables_freed, 'page table')} freed (try_to_free_pte)")
-        return ", ".join([*moved, *self.changes]) or "none moves"
+        moved = ", ".join(f"{name} {pages:+d}" for name, pages in self.moved.items() if pages)
+        return [*self.tables_freed, f"counters, in pages: {moved or 'none moves'}"]
 
 
 def _counters(mm: Mm) -> dict[str, int]:
@@ -253,14 +250,10 @@ def _counters(mm: Mm) -> dict[str, int]:
     }
 
 
-def _part(vma: Vma, first: int, last: int) -> str:
-    if (first, last) == (vma.first, vma.last):
-        return f"all {counted(last - first, 'page')}"
-    return f"{_span(first, last)}, {counted(last - first, 'page')},"
-
-
-def _span(first: int, last: int) -> str:
-    return f"{first << PAGE_SHIFT:#x}-{last << PAGE_SHIFT:#x}"
+def _part(vma: Vma, pages: int) -> str:
+    if pages == vma.pages:
+        return f"all {counted(pages, 'page')} of the mapping"
+    return f"{pages} of its {counted(vma.pages, 'page')}"
 
 
 def _size(length_bytes: int) -> str:

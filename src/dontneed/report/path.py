@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from dontneed.model.descent import Stage
 
 _INDENT = "  "
+_CALLS_A_LINE = 3
 
 
 def path_lines(stages: Iterable[Stage]) -> Iterator[str]:
@@ -25,7 +26,7 @@ def path_lines(stages: Iterable[Stage]) -> Iterator[str]:
             shown = above[-1][1] + 1 if above else 0
         above.append((stage.depth, shown))
         calls += [stage.function] if stage.function else []
-        if stage.function and not stage.what and not stage.entries and not stage.outcome:
+        if stage.function and not stage.what and not stage.entries and not stage.outcome and len(calls) < _CALLS_A_LINE:
             continue
         yield from _stage_lines(stage, " → ".join(calls), _INDENT * shown)
         calls = []
