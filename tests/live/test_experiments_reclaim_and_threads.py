@@ -15,7 +15,8 @@ from dontneed.lab.libraries import LIBRARIES
 from dontneed.lab.modelled import ModelMachine
 from dontneed.lab.spelling import program
 from dontneed.model import advice, collapse, libc, nptl, zap
-from dontneed.model.versions import NEWEST, OLDEST, STEPS, numbers_of
+from dontneed.model.steps import STEPS
+from dontneed.model.versions import NEWEST, OLDEST, numbers_of
 
 THREADS = (
     "thread-exit",
@@ -30,7 +31,7 @@ NAMES = (*UNPRIVILEGED, *PRIVILEGED)
 VERSIONS = sorted(
     {OLDEST, NEWEST, *(step.since for step in STEPS), *(each.since for each in Advice.all())}, key=numbers_of
 )
-MODELLED = [version for version in VERSIONS if numbers_of(version) >= numbers_of(OLDEST)]
+MODELLED = [version for version in VERSIONS if numbers_of(OLDEST) <= numbers_of(version) <= numbers_of(NEWEST)]
 
 SINCE = {
     "transparent-huge": "2.6.38",

@@ -7,8 +7,6 @@ same is done by a process on this kernel. An expectation that does not hold ends
 
 from __future__ import annotations
 
-import sys
-
 from dontneed.cli.lab import add_report_arguments, report
 from dontneed.errors import UsageError
 from dontneed.lab.catalogue import machine_names
@@ -35,19 +33,22 @@ def run(arguments: Namespace) -> int:
     """Carry out `dontneed model`; the exit code."""
     from dontneed.lab.scenario import scenario_of
 
-    scenario = scenario_of(_read(arguments.file), "standard input" if arguments.file == "-" else arguments.file)
+    scenario = scenario_of(_read(arguments.file), _name(arguments.file))
     return report(scenario, arguments)
 
 
+def _name(path: str) -> str:
+    return "standard input" if path == "-" else path
+
+
 def _read(path: str) -> str:
-    if path == "-":
-        return sys.stdin.read()
+    descriptor = 0 if path == "-" else path
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(descriptor, encoding="utf-8-sig", closefd=path != "-") as file:
             return file.read()
     except OSError as error:
-        msg = f"{path} cannot be read: {error.strerror}"
+        msg = f"{_name(path)} cannot be read: {error.strerror}"
         raise UsageError(msg, hint="a scenario is a text file: see docs/reference/scenario.md") from None
     except UnicodeDecodeError:
-        msg = f"{path} is no text"
+        msg = f"{_name(path)} is no text"
         raise UsageError(msg, hint="a scenario is a text file in UTF-8: see docs/reference/scenario.md") from None

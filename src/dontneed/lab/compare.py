@@ -6,8 +6,9 @@ Since when is not looked up but found out: the model runs the experiment as ever
 from __future__ import annotations
 
 from dontneed.abi.advice import Advice
-from dontneed.lab.catalogue import LIVE, machine_named, run_experiment
-from dontneed.model.versions import STEPS, numbers_of
+from dontneed.lab.catalogue import machine_named, run_experiment
+from dontneed.model.steps import STEPS
+from dontneed.model.versions import NEWEST, numbers_of
 from dontneed.records import Record
 
 TYPE_CHECKING = False
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 NO_CLAIM = "not claimed"
 """What is said of a claim that a run does not make: its machine cannot get there, or knows nothing of it."""
+SKIPPED = "skipped"
+"""What is said of every claim where the experiment was not done; that is no difference."""
 
 
 class Change(Record):
@@ -51,7 +54,7 @@ class Row(Record):
     @property
     def differs(self) -> bool:
         """Whether the machines disagree."""
-        return len(set(self.observed)) > 1
+        return len({*self.observed} - {SKIPPED}) > 1
 
 
 class Comparison(Record):
@@ -88,19 +91,9 @@ def compare(experiment: Experiment, machines: list[str]) -> Comparison:
         UsageError: there is no such machine.
     """
     runs = [run_experiment(experiment, machine) for machine in [machine_named(name) for name in machines]]
-    texts = list(dict.fromkeys(claim.text for run in runs for claim in run.claims))
-    told = [{claim.text: claim for claim in run.claims} for run in runs]
-    rows = [
-        Row(
-            text,
-            tuple(claims[text].observed if text in claims else NO_CLAIM for claims in told),
-            tuple(claims[text].holds if text in claims else None for claims in told),
-            (),
-        )
-        for text in texts
-    ]
-    if any(row.differs for row in rows) and len([name for name in machines if name != LIVE]) > 1:
-        ladder = _ladder(experiment, [name for name in machines if name != LIVE])
+    rows = [_row(text, runs) for text in dict.fromkeys(claim.text for run in runs for claim in run.claims)]
+    if any(row.differs for row in rows):
+        ladder = _ladder(experiment, [_nearest_model(run) for run in runs if run.skipped is None])
         rows = [row.replace(changes=_changes(row.text, ladder)) if row.differs else row for row in rows]
     return Comparison(
         experiment.name,
@@ -112,20 +105,42 @@ def compare(experiment: Experiment, machines: list[str]) -> Comparison:
     )
 
 
+def _row(text: str, runs: list[Run]) -> Row:
+    claims = [next((claim for claim in run.claims if claim.text == text), None) for run in runs]
+    return Row(
+        text,
+        tuple(
+            claim.observed if claim else NO_CLAIM if run.skipped is None else SKIPPED
+            for claim, run in zip(claims, runs, strict=True)
+        ),
+        tuple(claim.holds if claim else None for claim in claims),
+        (),
+    )
+
+
+def _nearest_model(run: Run) -> str:
+    """The version whose model tells of the kernel of a run."""
+    return min(NEWEST, run.kernel, key=numbers_of)
+
+
 def _ladder(experiment: Experiment, models: list[str]) -> list[tuple[str, Run]]:
-    """The experiment on every version from the oldest to the newest of `models` at which something changed."""
+    """The experiment on every version from the oldest to the newest of `models` at which something changed.
+
+    Those that skip it are left out.
+    """
     oldest, newest = min(models, key=numbers_of), max(models, key=numbers_of)
     steps = {step.since for step in STEPS} | {advice.since for advice in Advice.all()}
     between = {version for version in steps if numbers_of(oldest) < numbers_of(version) < numbers_of(newest)}
     versions = sorted({oldest, newest, *between}, key=numbers_of)
-    return [(version, run_experiment(experiment, machine_named(version))) for version in versions]
+    runs = [(version, run_experiment(experiment, machine_named(version))) for version in versions]
+    return [(version, run) for version, run in runs if run.skipped is None]
 
 
 def _changes(text: str, ladder: list[tuple[str, Run]]) -> tuple[Change, ...]:
     changes = []
     before: str | None = None
     for version, run in ladder:
-        observed = next((claim.observed for claim in run.claims if claim.text == text), NO_CLAIM)
+        (observed,) = _row(text, [run]).observed
         if before is not None and observed != before:
             changes.append(Change(version, observed, _news_of(version)))
         before = observed

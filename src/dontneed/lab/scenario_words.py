@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from dontneed.lab.bench import Bench
-    from dontneed.lab.machine import File
     from dontneed.lab.performance import Performance
     from dontneed.lab.snapshot import Held
     from dontneed.lab.statement import Statement
@@ -73,7 +72,7 @@ def _signals(statement: Statement, expected: tuple[str, ...]) -> tuple[str, ...]
 
 def _letters(statement: Statement, expected: tuple[str, ...]) -> tuple[str, ...]:
     if not expected:
-        statement.refuse("that are no letters", "as in `-> Z`, or `-> 0 Z` where there are zeros too")
+        statement.refuse("letters are missing", "as in `-> Z`, or `-> 0 Z` where there are zeros too")
     return tuple(sorted({each if each == _NOTHING else statement.letter(each) for each in expected}))
 
 

@@ -7,7 +7,8 @@ Kernel:
 
 from __future__ import annotations
 
-from errno import EACCES, EAGAIN, EBADF, EFAULT, EINVAL, ENODEV, ENOMEM, ENOSYS, EPERM
+from errno import EACCES, EAGAIN, EBADF, EFAULT, EINVAL, ENODEV, ENOMEM, ENOSYS, EOPNOTSUPP, EPERM
+from functools import partial
 
 from dontneed.abi.advice import Advice
 from dontneed.model import vma as vm
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 _ADDRESSES = 1 << 64
 _PAGE_MASK = (1 << PAGE_SHIFT) - 1
+_NO_HUGE_ADVICE = vm.SPECIAL | vm.HUGETLB | vm.SHARED | vm.MAY_SHARE
 _POPULATES = {int(Advice.POPULATE_READ): False, int(Advice.POPULATE_WRITE): True}
 """Those that fault pages in, and whether by a write."""
 _DISCARDS = frozenset(
@@ -75,7 +77,7 @@ def madvise(mm: Mm, address: int, length: int, number: int) -> int:
     if end == address:
         return 0
     first, last = address >> PAGE_SHIFT, end >> PAGE_SHIFT
-    if number in _POPULATES:
+    if number in _POPULATES and system.behaviour.populate_ends_at_holes:
         return _populate(mm, first, last, write=_POPULATES[number])
     if number in _DISCARDS and not system.behaviour.seal_per_mapping and _any_sealed(mm, first, last):
         return EPERM
@@ -161,7 +163,7 @@ def _remove(mm: Mm, vma: Vma, first: int, last: int) -> int:
     if vma.flags & needed != needed:
         return EACCES
     if file.nature != REGULAR:
-        return ENODEV
+        return EOPNOTSUPP if file.nature == SECRET else ENODEV
     if not behaviour.remove_by_hole and not file.in_memory:
         return ENOSYS
     file.punch(vma.file_page(first), vma.file_page(last - 1) + 1)
@@ -210,6 +212,14 @@ def _will_need(mm: Mm, vma: Vma, first: int, last: int) -> int:
     return 0
 
 
+def _populate_one(mm: Mm, vma: Vma, first: int, last: int, *, write: bool) -> int:
+    """The same of one mapping."""
+    readable = bool(vma.flags & (vm.WRITE if write else vm.READ))
+    if vma.flags & (vm.IO | vm.PFNMAP) or not readable or _is_secret(vma) or not may_access(vma, write=write):
+        return EINVAL
+    return EFAULT if fault_in(mm, vma, first, last, write=write) else 0
+
+
 def _populate(mm: Mm, first: int, last: int, *, write: bool) -> int:
     """Fault every page in, up to a hole or a page that cannot be had; no walk over mappings."""
     page = first
@@ -217,12 +227,9 @@ def _populate(mm: Mm, first: int, last: int, *, write: bool) -> int:
         vma = mm.vmas.find(page)
         if vma is None:
             return ENOMEM
-        readable = bool(vma.flags & (vm.WRITE if write else vm.READ))
-        if vma.flags & (vm.IO | vm.PFNMAP) or not readable or _is_secret(vma) or not may_access(vma, write=write):
-            return EINVAL
         end = min(vma.last, last)
-        if fault_in(mm, vma, page, end, write=write):
-            return EFAULT
+        if refused := _populate_one(mm, vma, page, end, write=write):
+            return refused
         page = end
     return 0
 
@@ -251,8 +258,25 @@ def _set(mm: Mm, vma: Vma, first: int, last: int, flags: int) -> int:
     return EAGAIN if set_flags(mm, vma, first, last, flags) is None else 0
 
 
+def _fork(mm: Mm, vma: Vma, first: int, last: int) -> int:
+    never = vm.IO if mm.system.behaviour.dofork_of_special else vm.SPECIAL
+    return EINVAL if vma.flags & never else _set(mm, vma, first, last, vma.flags & ~vm.DONT_COPY)
+
+
+def _huge(clear: int, put: int) -> Callable[[Mm, Vma, int, int], int]:
+    """What asks for huge pages, or for none."""
+
+    def advised(mm: Mm, vma: Vma, first: int, last: int) -> int:
+        if vma.flags & _NO_HUGE_ADVICE and not mm.system.behaviour.huge_advice_for_all:
+            return EINVAL
+        return _set(mm, vma, first, last, vma.flags & ~clear | put)
+
+    return advised
+
+
 def _dump(mm: Mm, vma: Vma, first: int, last: int) -> int:
-    if (vma.flags & vm.SPECIAL and not vma.flags & vm.HUGETLB) or vma.flags & vm.DROPPABLE:
+    taken = vm.HUGETLB if mm.system.behaviour.dumps_hugetlb else 0
+    if (vma.flags & vm.SPECIAL and not vma.flags & taken) or vma.flags & vm.DROPPABLE:
         return EINVAL
     return _set(mm, vma, first, last, vma.flags & ~vm.DONT_DUMP)
 
@@ -280,17 +304,19 @@ _ACTIONS: dict[int, Callable[[Mm, Vma, int, int], int]] = {
         (Advice.FREE, _free),
         (Advice.REMOVE, _remove),
         (Advice.DONTFORK, _flag(put=vm.DONT_COPY)),
-        (Advice.DOFORK, _flag(vm.DONT_COPY, never=vm.IO)),
+        (Advice.DOFORK, _fork),
         (Advice.MERGEABLE, _mergeable),
         (Advice.UNMERGEABLE, _flag(vm.MERGEABLE)),
-        (Advice.HUGEPAGE, _flag(vm.NO_HUGE_PAGE, vm.HUGE_PAGE)),
-        (Advice.NOHUGEPAGE, _flag(vm.HUGE_PAGE, vm.NO_HUGE_PAGE)),
+        (Advice.HUGEPAGE, _huge(vm.NO_HUGE_PAGE, vm.HUGE_PAGE)),
+        (Advice.NOHUGEPAGE, _huge(vm.HUGE_PAGE, vm.NO_HUGE_PAGE)),
         (Advice.DONTDUMP, _flag(put=vm.DONT_DUMP)),
         (Advice.DODUMP, _dump),
         (Advice.WIPEONFORK, _wipe_on_fork),
         (Advice.KEEPONFORK, _flag(vm.WIPE_ON_FORK, never=vm.DROPPABLE)),
         (Advice.COLD, _reclaimable(make_cold)),
         (Advice.PAGEOUT, _reclaimable(page_out)),
+        (Advice.POPULATE_READ, partial(_populate_one, write=False)),
+        (Advice.POPULATE_WRITE, partial(_populate_one, write=True)),
         (Advice.DONTNEED_LOCKED, _discard_locked),
         (Advice.COLLAPSE, collapse),
         (Advice.GUARD_INSTALL, _install_guards),

@@ -94,8 +94,8 @@ class Run(Record):
 
     @property
     def passed(self) -> bool:
-        """Whether it was done, claimed something, and all of it holds."""
-        return self.skipped is None and bool(self.claims) and all(claim.holds for claim in self.claims)
+        """Whether it was done, and all that was claimed holds."""
+        return self.skipped is None and all(claim.holds for claim in self.claims)
 
     @property
     def where(self) -> str:
@@ -108,9 +108,11 @@ class Run(Record):
         where = f"on {self.where}"
         if self.skipped is not None:
             return f"Skipped {where}: {self.skipped}."
+        if not self.claims:
+            return f"Nothing was claimed {where}."
         failed = sum(not claim.holds for claim in self.claims)
         if not failed:
-            return f"All {len(self.claims)} claims hold {where}."
+            return f"{'The claim holds' if len(self.claims) == 1 else f'All {len(self.claims)} claims hold'} {where}."
         return f"{failed} of {len(self.claims)} claims {'does' if failed == 1 else 'do'} not hold {where}."
 
 
