@@ -158,7 +158,7 @@ class Witness:
         """In the order of COUNTER_NAMES, in kB."""
         mm = self._mm
         resident = mm.resident
-        size = locked = data = 0
+        size, locked, data = 0, mm.locked_pages_lost, 0
         for vma in mm.vmas:
             size += vma.pages
             if vma.flags & vm.LOCKED:

@@ -65,7 +65,7 @@ def experiment_named(name: str) -> Experiment:
     if name not in NAMES:
         msg = f"there is no experiment {name!r}"
         raise UsageError(msg, hint=f"one of: {', '.join(NAMES)}")
-    experiment: Experiment = import_module(f"dontneed.lab.{name.replace('-', '_')}").EXPERIMENT
+    experiment: Experiment = import_module(f"dontneed.lab.experiments.{name.replace('-', '_')}").EXPERIMENT
     return experiment
 
 

@@ -55,6 +55,7 @@ def serve(channel_fd: int, parent: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, and its end is ours
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # forked children are reaped by the kernel
     _die_with(int(parent))
+    _stay_on_one_processor()
     _Servant(channel_fd).serve()
 
 
@@ -63,6 +64,12 @@ def _die_with(parent: int) -> None:
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:  # it died before we could ask
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _stay_on_one_processor() -> None:
+    """Pages on their way to the LRU lists wait in a queue of each processor, and PAGEOUT empties that of its own."""
+    allowed = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {allowed[os.getpid() % len(allowed)]})
 
 
 class _Servant:

@@ -6,7 +6,7 @@ Kernel:
 
 from __future__ import annotations
 
-from dontneed.model.vma import ACCESS, new_anon_vma
+from dontneed.model.vma import ACCESS, MAYBE_GUARD, new_anon_vma
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,9 +35,9 @@ def prepare_anon_vma(mm: Mm, vma: Vma) -> None:
 
 
 def _could_share(lower: Vma, upper: Vma) -> bool:
-    """Whether two neighbours are alike but for their protection."""
+    """Whether two neighbours are alike but for their protection, and for guards."""
     return (
         lower.file is upper.file
-        and not (lower.flags ^ upper.flags) & ~ACCESS
+        and not (lower.flags ^ upper.flags) & ~(ACCESS | MAYBE_GUARD)
         and lower.offset + lower.pages == upper.offset
     )

@@ -41,10 +41,11 @@ def collapse(mm: Mm, vma: Vma, first: int, last: int) -> int:
 
     Returns:
         EINVAL: the mapping can hold no huge page, the range lies within a slot, or a slot of it cannot be huge: there
-        is nothing, not even an empty page table; there is a guard; a private copy in a file. Those before it are.
+        is nothing, not even an empty page table; there is a guard; a private copy in a file. Those before it are. Since
+        7.2 a range within a slot is no hindrance: there is nothing to do.
     """
     start, end = -(-first // LEAF_PAGES), last // LEAF_PAGES
-    if not _can_be_huge(vma) or end < start:
+    if not _can_be_huge(vma) or (end < start and not mm.system.behaviour.collapse_within):
         return EINVAL
     collapse_slot = _collapse_anonymous if vma.is_anonymous else _collapse_shared
     return 0 if all(collapse_slot(mm, vma, slot) for slot in range(start, end)) else EINVAL

@@ -22,6 +22,7 @@ from dontneed.model.entries import (
     LEAF_PAGES,
     NONE,
     NONLINEAR,
+    PFN,
     POISON,
     SHMEM,
     SWAP,
@@ -29,10 +30,11 @@ from dontneed.model.entries import (
     YOUNG,
     ZERO,
 )
-from dontneed.model.frames import ZERO_FRAME
+from dontneed.model.frames import KERNEL_FRAME, ZERO_FRAME
 from dontneed.model.hugetlb import fault_in_hugetlb
+from dontneed.model.page_cache import RING
 from dontneed.model.swap_in import claim_for_writing, swap_in
-from dontneed.model.vma import ACCESS, GROWS_DOWN, SHARED
+from dontneed.model.vma import ACCESS, GROWS_DOWN, IO, PFNMAP, SHARED
 from dontneed.model.vma import HUGETLB as VM_HUGETLB
 from dontneed.model.vma import WRITE as VM_WRITE
 from dontneed.model.zap import unmap_anonymous
@@ -162,7 +164,7 @@ def _read_file_page(mm: Mm, vma: Vma, page: int) -> int:
     """do_read_fault(): first what is cached around the page, then the page itself."""
     file = vma.file
     if file is None:
-        return SIGBUS  # mapped by number: nothing answers its faults
+        return _read_kernels_page(mm, vma, page)
     if mm.system.behaviour.fault_around > 1:
         _map_around(mm, vma, page)
         if mm.table.get(page)[0] != NONE:
@@ -173,6 +175,15 @@ def _read_file_page(mm: Mm, vma: Vma, page: int) -> int:
         return SIGBUS
     _count_file_fault(mm, vma, index)
     _map_cached(mm, page, file.frame(index), _read_code(vma))
+    return 0
+
+
+def _read_kernels_page(mm: Mm, vma: Vma, page: int) -> int:
+    """A page of the kernel's own data; nothing answers for what is mapped by number."""
+    if vma.flags & (IO | PFNMAP):
+        return SIGBUS
+    mm.minor_faults += 1
+    mm.table.put(page, page + 1, PFN | YOUNG, KERNEL_FRAME)
     return 0
 
 
@@ -197,6 +208,8 @@ def _write_shared_page(mm: Mm, vma: Vma, page: int) -> int:
     index = vma.file_page(page)
     if file is None or index >= file.pages:
         return SIGBUS
+    if file.nature == RING and index:
+        return SIGBUS  # only its first page is for others to write
     _count_file_fault(mm, vma, index)
     frame = file.frame(index)
     file.dirty.add(frame)
@@ -346,7 +359,8 @@ def reuse_or_copy(mm: Mm, first: int, last: int, value: int) -> None:
         mm.table.recode(first, last, 0, WRITE | _USED)
         return
     for page, frame in zip(range(first, last), range(value, value + last - first), strict=True):
-        if huge.may_reuse_part(mm, page, frame) and claim_for_writing(mm.system, frame):
+        held = mm.system.behaviour.counts_references and mm.system.frames.is_waiting(frame)
+        if not held and huge.may_reuse_part(mm, page, frame) and claim_for_writing(mm.system, frame):
             mm.table.recode(page, page + 1, 0, WRITE | _USED)
         else:
             mm.resident[ANON] -= 1

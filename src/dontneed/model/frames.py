@@ -18,9 +18,14 @@ FIRST_FRAME = 0x1_0000
 """Where anonymous and cached frames begin; 0 is no frame, and `ZERO_FRAME` the zero page."""
 ZERO_FRAME = 0x1000
 HUGE_ZERO_FRAME = 0x2000
+KERNEL_FRAME = 0x1800
+"""Data of the kernel that processes may read."""
 FIRST_HUGE_FRAME = 1 << 38
 FIRST_POOLED_FRAME = 1 << 39
 """Where the frames of the hugetlb pool begin. All numbers fit into the 40 bits that a page-table entry has for them."""
+
+
+_WAITING_AT_MOST = 15
 
 
 class Frames:
@@ -34,7 +39,7 @@ class Frames:
 
     def __init__(self) -> None:
         self.in_use = 0
-        self._next = FIRST_FRAME
+        self._next = self._first_waiting = FIRST_FRAME
         self._next_huge = FIRST_HUGE_FRAME
         self._next_pooled = FIRST_POOLED_FRAME
         self._shared: dict[int, int] = {}
@@ -117,6 +122,14 @@ class Frames:
     def claim(self, frame: int) -> None:
         """Note that an anonymous frame is its only mapper's alone."""
         self._shared.pop(frame, None)
+
+    def drain(self) -> None:
+        """Put the fresh frames that wait on the list by which they age (lru_add_drain())."""
+        self._first_waiting = self._next
+
+    def is_waiting(self, frame: int) -> bool:
+        """Whether a frame is among the fresh ones that wait together; one more than fits, and none does."""
+        return frame >= self._next - (self._next - self._first_waiting) % _WAITING_AT_MOST
 
     # Frames of the page cache
 

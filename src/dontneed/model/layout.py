@@ -11,6 +11,7 @@ from __future__ import annotations
 from dontneed.model import vma as vm
 from dontneed.model.entries import FILE, PFN, YOUNG
 from dontneed.model.faults import touch
+from dontneed.model.frames import KERNEL_FRAME
 from dontneed.model.mappings import mmap, mprotect
 from dontneed.model.mm import PAGE_SHIFT, Mm
 from dontneed.model.page_cache import KERNELS
@@ -20,6 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from dontneed.model.page_cache import File
     from dontneed.model.system import System
+    from dontneed.model.versions import Behaviour
 
 MMAP_TOP = 0x7_FFFF_7FFF
 """Below here mmap looks for room, from the top down: 128 MiB are left to the stack."""
@@ -33,7 +35,6 @@ _HEAP_USED_PAGES = 2
 _VVAR_PAGES = 4
 _VCLOCK_PAGES = 2
 _VDSO_PAGES = 2
-_VVAR_FRAME = 0x1800
 
 _RELRO = 0
 """The access of a segment that is written to by the dynamic linker, and made read-only then."""
@@ -134,13 +135,19 @@ def _map_kernel_pages(mm: Mm, top: int, program: Program) -> int:
     flags = vm.DONT_EXPAND
     mmap(mm, first, top, _TEXT, file=program.vdso, flags=flags, name="[vdso]")
     touch(mm, first, first + 1, write=False)
-    by_number = flags | vm.PFNMAP | vm.IO | vm.DONT_DUMP
+    by_number = flags | vvar_flags(behaviour)
     if behaviour.vvar_clocks_apart:
         first = _map_by_number(mm, first, _VCLOCK_PAGES, by_number, "[vvar_vclock]")
     if behaviour.vvar:
         first = _map_by_number(mm, first, _VVAR_PAGES, by_number, "[vvar]")
-        mm.table.put(first, first + 1, PFN | YOUNG, _VVAR_FRAME)
+        mm.table.put(first, first + 1, PFN | YOUNG, KERNEL_FRAME)
     return first
+
+
+def vvar_flags(behaviour: Behaviour) -> int:
+    """The flags of [vvar] that it has without anybody's asking."""
+    kind = vm.PFNMAP if behaviour.vvar_by_number else vm.MIXED_MAP
+    return vm.DONT_EXPAND | vm.DONT_DUMP | kind | (vm.IO if behaviour.vvar_is_io else 0)
 
 
 def _map_by_number(mm: Mm, top: int, pages: int, flags: int, name: str) -> int:

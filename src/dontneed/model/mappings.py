@@ -10,10 +10,11 @@ from errno import EACCES, EINVAL, ENOMEM, EPERM
 
 from dontneed.model import hugetlb
 from dontneed.model import vma as vm
-from dontneed.model.entries import LEAF_PAGES, SHMEM, WRITE
+from dontneed.model.entries import ANON, HUGE, KIND, LEAF_PAGES, SHMEM, WRITE
 from dontneed.model.faults import fault_in
 from dontneed.model.huge import split_at
 from dontneed.model.mm import TOP
+from dontneed.model.page_cache import RING, SECRET
 from dontneed.model.vma import Vma
 from dontneed.model.zap import zap
 
@@ -61,7 +62,7 @@ def mmap(
         return EACCES
     if refused := munmap(mm, first, last):
         return refused
-    flags |= access | may | _flags_by_default(mm, access, may, flags, shared=shared)
+    flags |= access | may | _flags_by_default(mm, access, may, flags, shared=shared) | _flags_by_nature(mm, file)
     if len(mm.vmas) > mm.system.max_map_count or not hugetlb.reserve(mm, file, first, last, offset, flags):
         return ENOMEM
     vma = Vma(first, last, flags, file, offset if file is not None else first, name)
@@ -97,6 +98,17 @@ def _flags_by_default(mm: Mm, access: int, may: int, flags: int, *, shared: bool
     if access & vm.WRITE and not flags & (vm.NO_RESERVE | vm.HUGETLB):
         return given | vm.ACCOUNT
     return given
+
+
+def _flags_by_nature(mm: Mm, file: File | None) -> int:
+    """The flags that who answers for a file gives its mappings."""
+    behaviour = mm.system.behaviour
+    if file is not None and file.nature == RING:
+        by_number = vm.PFNMAP | vm.IO if behaviour.ring_by_number else 0
+        return vm.DONT_COPY | vm.DONT_EXPAND | vm.DONT_DUMP | by_number
+    if file is not None and file.nature == SECRET:
+        return vm.DONT_DUMP | (vm.LOCKED if behaviour.secret_is_locked else 0)
+    return 0
 
 
 def munmap(mm: Mm, first: int, last: int) -> int:
@@ -157,7 +169,7 @@ def mlock(mm: Mm, first: int, last: int, *, on_fault: bool = False) -> int:
     wanted = vm.LOCKED | (vm.LOCK_ON_FAULT if on_fault else 0)
     if refused := _flag_all(mm, first, last, vm.LOCKED | vm.LOCK_ON_FAULT, wanted):
         return refused
-    return 0 if on_fault else populate(mm, first, last)
+    return 0 if on_fault and not mm.system.behaviour.lock_on_fault_looks else populate(mm, first, last)
 
 
 def munlock(mm: Mm, first: int, last: int) -> int:
@@ -173,11 +185,12 @@ def populate(mm: Mm, first: int, last: int) -> int:
         if vma is None:
             return ENOMEM
         end = min(vma.last, last)
-        if not vma.flags & vm.LOCK_ON_FAULT:
+        on_fault = vma.flags & vm.LOCK_ON_FAULT
+        if not on_fault or mm.system.behaviour.lock_on_fault_looks:
             write = vma.flags & (vm.WRITE | vm.SHARED) == vm.WRITE
             if vma.flags & (vm.IO | vm.PFNMAP) or not vma.flags & vm.ACCESS:
                 return ENOMEM
-            if fault_in(mm, vma, page, end, write=write):
+            if not on_fault and fault_in(mm, vma, page, end, write=write):
                 return ENOMEM
         page = end
     return 0
@@ -237,13 +250,28 @@ def _protect(mm: Mm, vma: Vma, first: int, last: int, access: int) -> None:
         split_at(mm, changed, first)
         split_at(mm, changed, last)
         mm.table.recode(first, last, WRITE, 0)
-    elif access & vm.WRITE and not before & vm.WRITE:
+    elif access & vm.WRITE:
         _allow_writing(mm, changed, first, last)
     if before & (vm.WRITE | vm.SHARED | vm.LOCKED) == vm.LOCKED and access & vm.WRITE:
         populate(mm, first, last)
 
 
 def _allow_writing(mm: Mm, vma: Vma, first: int, last: int) -> None:
-    """Entries that nobody waits to hear a write of become writable at once: those of shared memory that is no file."""
-    if vma.flags & vm.SHARED and vma.file is not None and vma.file.in_memory:
-        mm.table.recode(first, last, 0, WRITE, kinds=frozenset((SHMEM,)))
+    """Make entries writable at once whose first write nobody waits to hear of.
+
+    Those are of shared memory that is no file, and, of private memory, of frames that are known to be the process's own.
+    """
+    if vma.flags & vm.SHARED:
+        if vma.file is not None and vma.file.in_memory:
+            mm.table.recode(first, last, 0, WRITE, kinds=frozenset((SHMEM,)))
+    elif mm.system.behaviour.mprotect_gives_leave:
+        is_exclusive = mm.system.frames.is_exclusive
+        for start, end, code, frame in mm.table.runs(first, last):
+            if code & (KIND | WRITE) != ANON:
+                continue
+            if is_exclusive(frame, end - start):
+                mm.table.recode(start, end, 0, WRITE)
+            elif not code & HUGE:
+                for page in range(start, end):
+                    if is_exclusive(frame + page - start, 1):
+                        mm.table.recode(page, page + 1, 0, WRITE)

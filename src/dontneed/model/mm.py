@@ -40,7 +40,7 @@ class Mm:
 
     def __init__(self, system: System) -> None:
         self.system = system
-        self.vmas = Vmas()
+        self.vmas = Vmas(lends_anon_vma=system.behaviour.merge_lends_anon_vma)
         self.table = PageTable()
         self.resident = {ANON: 0, FILE: 0, SHMEM: 0, SWAP: 0}
         self.hugetlb_pages = 0

@@ -22,7 +22,7 @@ from dontneed.model import vma as vm
 from dontneed.model.entries import LEAF_PAGES
 from dontneed.model.huge import split_at
 from dontneed.model.mappings import munmap, populate
-from dontneed.model.mm import TOP
+from dontneed.model.mm import PAGE_SHIFT, TOP
 from dontneed.records import Record
 
 TYPE_CHECKING = False
@@ -41,6 +41,8 @@ _SPARE_MAPPINGS = 3
 """A move may need so many mappings more for a moment."""
 _TASK_PAGES = TOP - 1
 """The last page below 128 TiB is never mapped."""
+_ADDRESSES = 1 << 64 - PAGE_SHIFT
+"""Pages that 64 bits can name."""
 _NAMED_BY_PLACE = ("[heap]", "[stack]")
 
 
@@ -164,7 +166,8 @@ def _check_target(remap: _Remap) -> int:
     """A new place lies within the address space, and apart from the old one."""
     if remap.target > _TASK_PAGES - remap.new_pages:
         return EINVAL
-    return EINVAL if remap.last > remap.target and remap.target + remap.new_pages > remap.first else 0
+    last = remap.last % _ADDRESSES  # the kernel does not mind that it wraps
+    return EINVAL if last > remap.target and remap.target + remap.new_pages > remap.first else 0
 
 
 def _check_source(mm: Mm, remap: _Remap) -> int:
@@ -268,15 +271,23 @@ def _move(mm: Mm, remap: _Remap) -> tuple[int, int]:
     """Make a mapping at the target, hand it the pages, and end the old one (move_vma)."""
     if len(mm.vmas) >= mm.system.max_map_count - _SPARE_MAPPINGS:
         return ENOMEM, 0
+    counted = mm.locked_pages + _newly_locked(mm, remap) if remap.flags & DONT_UNMAP else 0
     copy = _copy(mm, remap)
     if remap.pages:
         _move_entries(mm, remap)
         if remap.flags & DONT_UNMAP:
             _leave_source(mm, remap, copy)
+            mm.locked_pages_lost += counted - mm.locked_pages
         else:
             munmap(mm, remap.first, remap.last)
     _populate_grown(mm, copy, remap.target + remap.pages, remap.target + remap.new_pages)
     return 0, remap.target
+
+
+def _newly_locked(mm: Mm, remap: _Remap) -> int:
+    """The pages by which VmLck grows when a mapping moves; what is unmapped then makes up for it (vrm_stat_account)."""
+    source = mm.vmas.find(remap.first)
+    return remap.new_pages if source is not None and source.flags & vm.LOCKED else 0
 
 
 def _copy(mm: Mm, remap: _Remap) -> Vma:
@@ -327,11 +338,12 @@ def _alignable(mm: Mm, first: int, last: int, target: int) -> int:
 
 
 def _leave_source(mm: Mm, remap: _Remap, copy: Vma) -> None:
-    """Unlock a mapping that stays behind, all of it, though only a part may have moved."""
+    """Unlock a mapping that stays behind, all of it, though only a part may have moved.
+
+    Nobody takes what is unlocked so out of VmLck.
+    """
     source = mm.vmas.find(remap.first)
     assert source is not None  # noqa: S101 - nobody unmapped it
-    if source.flags & vm.LOCKED:
-        mm.locked_pages_lost += source.pages  # nobody takes them out of VmLck
     source.flags &= ~(vm.LOCKED | vm.LOCK_ON_FAULT)
     if source is not copy and (source.first, source.last) == (remap.first, remap.last):
         source.anon_vma, source.inherited = 0, False

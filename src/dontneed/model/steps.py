@@ -1,8 +1,9 @@
 """What changed between kernels: since when, and how that is known. `versions` puts it together.
 
 What a source is: a commit; a file and the release it was read in; a manual page; `memory` for what was not verified, or
-what is said of that commit. `memory` behind a commit is about the release it came with. `measured`, on kernels that were
-booted (tests/kernels): not yet in the first that is named and in the second; `since` is that one, unless more is known.
+what is said of that commit. `memory` behind a commit is about the release it came with. `measured`, on kernels that
+were booted (tests/kernels): not yet in the first that is named, but in the second, which is `since` where no more is
+known.
 """
 
 from __future__ import annotations
@@ -133,9 +134,9 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(
         "5.9",
-        "who writes last to a page once shared copies it, and parts of huge pages too",
+        "who writes last to a fresh page once shared copies it, and parts of huge pages",
         "09854ba94c6a, memory; measured between 5.8 and 5.10",
-        {"last_sharer_keeps": False, "reuses_parts": "never"},
+        {"counts_references": True, "reuses_parts": "never"},
     ),
     Step("5.10", "process_madvise", "process_madvise(2)", {"vector": True}),
     Step(
@@ -151,9 +152,9 @@ STEPS: tuple[Step, ...] = (
     Step("5.18", "MLOCK_ONFAULT of what nobody may touch", "b67bf49ce7aa, memory", {"lock_on_fault_looks": False}),
     Step(
         "5.18",
-        "who writes last to a page once shared keeps it",
+        "who writes last to a fresh page once shared keeps it",
         "d4c470970d45, memory; measured between 5.15 and 5.19",
-        {"last_sharer_keeps": True},
+        {"counts_references": False},
     ),
     Step("5.18", "DONTNEED of hugetlb memory", "semantics", {"hugetlb_dontneed": True}),
     Step("5.19", "frames known to be one's own", "6c287605fd56, 1493a1913e34", {"exclusive_frames": True}),

@@ -59,6 +59,8 @@ def process_madvise(
         return -EINVAL
     if not _are_user_memory(ranges):
         return -EFAULT
+    if behaviour.vector_refuses_unknown and number not in mm.system.advices:
+        return -EINVAL
     if not (behaviour.vector_any_of_own and not remote) and number not in _vector_advices(behaviour):
         return -EINVAL
     if not nice and (behaviour.vector_needs_nice if remote else behaviour.vector_needs_nice_for_own):

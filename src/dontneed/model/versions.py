@@ -43,7 +43,7 @@ class Behaviour(Record):
             discarded part freed at once.
         huge_zero_becomes_huge: a write to the huge zero page makes it a huge page; before and between: small pages.
         huge_copied_whole: a write to a huge page that is shared copies all of it; since: splits, and copies a page.
-        split_finds_zeros: when a huge page is split for good, those of its pages that hold but zeros become the zero page.
+        split_finds_zeros: of a huge page that is split for good, the pages that hold but zeros become the zero page.
         reuses_parts: when a process writes to a part of a huge page that it alone maps still, and once did not:
             "unshared": no part is shared; "never": it copies; "own": all parts are its own.
         maps_whole_folio: a fault of a file maps all that a huge page of its cache has for the page table.
@@ -87,7 +87,8 @@ class Behaviour(Record):
         vector_needs_nice, vector_needs_nice_for_own: CAP_SYS_NICE is needed: for others' memory, for the caller's own.
         rss_by_kind: RssAnon, RssFile, RssShmem; before shared memory counts as file.
         swap_in_past_cache: the only entry of a slot on a disk in memory takes its page without the swap cache.
-        last_sharer_keeps: a frame that was shared is written by the last who maps it; between: copied.
+        counts_references: the last who maps a frame that was shared copies it if anybody else holds it, as who is to put
+            fresh frames on a list does.
         exclusive_frames: a frame and a swap entry know that they are one process's alone: what a read brings back is
             writable at once; before, the first write finds it out.
         counts_swap: VmSwap.
@@ -179,7 +180,7 @@ class Behaviour(Record):
     vector_needs_nice_for_own: bool = False
     rss_by_kind: bool = False
     swap_in_past_cache: bool = False
-    last_sharer_keeps: bool = True
+    counts_references: bool = False
     exclusive_frames: bool = False
     counts_swap: bool = False
     counts_upper_tables: bool = False

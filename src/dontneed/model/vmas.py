@@ -23,9 +23,15 @@ _FULL_BLOCK = 512
 class Vmas:
     """The mappings of one address space, ascending."""
 
-    __slots__ = ("_blocks", "_count", "_firsts", "_lowest")
+    __slots__ = ("_blocks", "_count", "_firsts", "_lends_anon_vma", "_lowest")
 
-    def __init__(self) -> None:
+    def __init__(self, *, lends_anon_vma: bool = True) -> None:
+        """An empty collection.
+
+        Args:
+            lends_anon_vma: what is merged may bring its neighbour the anon_vma that this one lacks.
+        """
+        self._lends_anon_vma = lends_anon_vma
         self._blocks: list[list[Vma]] = []
         self._firsts: list[list[int]] = []  # of each mapping of each block
         self._lowest: list[int] = []  # of each block
@@ -131,8 +137,8 @@ class Vmas:
         """Merge `vma` with its neighbours where the kernel would; the mapping that it is part of then."""
         place = self._place(vma)
         below, above = self._below(*place), self._after(*place)
-        joins_below = below is not None and is_mergeable(below, vma)
-        joins_above = above is not None and is_mergeable(vma, above)
+        joins_below = below is not None and is_mergeable(below, vma) and self._may_join(vma, below)
+        joins_above = above is not None and is_mergeable(vma, above) and self._may_join(vma, above)
         if joins_below and joins_above and not _agree(below, above):
             joins_above = False  # the kernel takes the lower neighbour if it cannot have both
         if joins_above and above is not None:
@@ -145,7 +151,7 @@ class Vmas:
     def merge_above(self, vma: Vma) -> None:
         """Merge a mapping that has grown up to the next one with that one, where the kernel would."""
         above = self._after(*self._place(vma))
-        if above is not None and is_mergeable(vma, above):
+        if above is not None and is_mergeable(vma, above) and self._may_join(vma, above):
             self._join(vma, above)
 
     def flags_between(self, first: int, last: int) -> int:
@@ -154,6 +160,10 @@ class Vmas:
         for vma in self.within(first, last):
             flags |= vma.flags
         return flags
+
+    def _may_join(self, vma: Vma, neighbour: Vma) -> bool:
+        """Whether `vma`, which is new or has changed, need not bring an anon_vma, or may."""
+        return self._lends_anon_vma or not vma.anon_vma or neighbour.anon_vma > 0
 
     def _join(self, lower: Vma, upper: Vma) -> None:
         number, index = self._place(upper)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from dontneed.abi.advice import Advice
 from dontneed.model import vma as vm
 from dontneed.model.entries import FILE, SHMEM
+from dontneed.model.layout import vvar_flags
 from dontneed.model.page_cache import KERNELS, REGULAR, RING, SECRET, ZERO_DEVICE, File
 from modelled.guest import HUGE, PAGE, READ, RW, ModelGuest
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 PAGES = 8
 _NO_ADVICE = (5, 6, 7, 26, 99)
 _NOT_ASKED = ("HWPOISON", "SOFT_OFFLINE")
-_KERNELS_OWN = vm.PFNMAP | vm.IO | vm.DONT_EXPAND
 
 Place = tuple[int, int]
 """An address and a size."""
@@ -131,7 +131,7 @@ def _unmapped(guest: ModelGuest) -> Place:
 
 
 def _vvar(guest: ModelGuest) -> Place:
-    return guest.map(PAGES * PAGE, READ, flags=_KERNELS_OWN), PAGES * PAGE
+    return guest.map(PAGES * PAGE, READ, flags=vvar_flags(guest.system.behaviour)), PAGES * PAGE
 
 
 _memfd_shared = _of_file(kind=SHMEM, shared=True)
@@ -159,11 +159,11 @@ KINDS: dict[str, Callable[[ModelGuest], Place | None]] = {
     "hugetlb_sh": _from_pool(shared=True),
     "thp": _thp,
     # It exists since 5.14, and may be had without a word on the command line since 6.5.
-    "secret": _since((6, 5), _of_file(nature=SECRET, shared=True, flags=vm.LOCKED)),
+    "secret": _since((6, 5), _of_file(nature=SECRET, shared=True)),
     "sealed_ro": _sealed(_protected(vm.READ)),
     "sealed_rw": _sealed(_anon),
     "droppable": _since((6, 11), _flagged(vm.DROPPABLE)),
-    "perf": _of_file(nature=RING, shared=True, flags=_KERNELS_OWN),
+    "perf": _of_file(nature=RING, shared=True),
     "stack": _flagged(vm.GROWS_DOWN),
     "vdso": _of_file(READ, nature=KERNELS, flags=vm.DONT_EXPAND),
     "vvar": _vvar,

@@ -1,0 +1,1 @@
+"""One file per question to the kernel; `lab.catalogue` has their order."""
