@@ -10,8 +10,11 @@ Kernel:
 
 from __future__ import annotations
 
-from dontneed.model.entries import ANON, HUGE, KIND, LEAF_PAGES, SHMEM
+from dontneed.model.entries import ANON, HUGE, KIND, LEAF_PAGES, SHMEM, YOUNG, ZERO
+from dontneed.model.frames import ZERO_FRAME
 from dontneed.model.huge import split
+from dontneed.model.mm import TOP
+from dontneed.model.vma import LOCKED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,7 +53,49 @@ def split_cut_folios(mm: Mm, vma: Vma, first: int, last: int) -> None:
             split(mm, vma, start // LEAF_PAGES)
             vma.file.huge.discard(vma.file_page(start & -LEAF_PAGES))
     for head in cut:
+        split_for_good(mm, first, last, head)
+
+
+def split_for_good(mm: Mm, first: int, last: int, head: int) -> None:
+    """Make ordinary frames of a huge page that pages `[first, last)` map a part of.
+
+    Kernel:
+        mm/migrate.c try_to_map_unused_to_zeropage(): since 6.12 the zero page takes the place of those that are zero.
+    """
+    frames = mm.system.frames
+    if mm.system.behaviour.split_finds_zeros:
+        left = _free_zeros(mm, first - LEAF_PAGES, last + LEAF_PAGES, head)
+        if left:
+            _free_zeros(mm, 0, TOP, head)
+    if frames.folio_of(head) is not None:
         frames.split_folio(head)
+
+
+def _free_zeros(mm: Mm, first: int, last: int, head: int) -> int:
+    """Map the zero page in place of the parts of a huge page that hold zeros; how many of its parts were not found."""
+    frames = mm.system.frames
+    left = frames.mapped_of_folio(head)
+    for vma in mm.vmas.within(max(first, 0), last):
+        if not vma.anon_vma:
+            continue
+        for start, end, code, frame in mm.table.runs(max(vma.first, first), min(vma.last, last)):
+            parts = range(max(frame, head), min(frame + end - start, head + LEAF_PAGES))
+            if code & KIND != ANON or not parts:
+                continue
+            left -= len(parts)
+            if not vma.flags & LOCKED:
+                _free_zeros_of(mm, start - frame, parts)
+    return left
+
+
+def _free_zeros_of(mm: Mm, offset: int, parts: range) -> None:
+    """The same of parts that are mapped in a row: each at its own number and `offset`."""
+    frames = mm.system.frames
+    for part in parts:
+        if not frames.load(part):
+            mm.table.put(part + offset, part + offset + 1, ZERO | YOUNG, ZERO_FRAME)
+            mm.resident[ANON] -= 1
+            frames.unmap(part, 1)
 
 
 def shared_folios(mm: Mm, first: int, last: int) -> set[int]:

@@ -129,7 +129,7 @@ class Frames:
 
     def is_waiting(self, frame: int) -> bool:
         """Whether a frame is among the fresh ones that wait together; one more than fits, and none does."""
-        return frame >= self._next - (self._next - self._first_waiting) % _WAITING_AT_MOST
+        return 0 < self._next - frame <= (self._next - self._first_waiting) % _WAITING_AT_MOST
 
     # Frames of the page cache
 

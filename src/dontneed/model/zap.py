@@ -51,6 +51,7 @@ def zap(mm: Mm, vma: Vma, first: int, last: int, *, keep: frozenset[int] = NOTHI
         free_tables: free the page tables that the range covers whole and that are empty then.
     """
     mm.note_peak()
+    mm.system.frames.drain()
     path = mm.system.path
     if path is not None:
         path.zapping(mm, vma, first, last, keep)
