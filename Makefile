@@ -11,10 +11,13 @@ COVERAGE ?= 1
 # What to hand to the soak, as in SOAK="--kind base --seed 7"; every kind by default.
 SOAK ?=
 
+# What to hand to the kernel matrix, as in KERNELS="--only 5.10" or KERNELS="--sequences 100"; every kernel by default.
+KERNELS ?=
+
 # What to hand to the benchmarks, as in BENCH="--quick" or BENCH="discard stall"; all of them by default.
 BENCH ?=
 
-.PHONY: help demo test test-all check format bench soak wheel clean distclean
+.PHONY: help demo test test-all check format bench soak kernels wheel clean distclean
 
 help:
 	@echo 'make demo                       the whole story on a real process, in half a minute'
@@ -24,6 +27,7 @@ help:
 	@echo 'make format                     write the sources as the formatter likes them'
 	@echo 'make bench [BENCH=--quick]      the benchmarks, each beside its peers'
 	@echo 'make soak [SOAK="--kind base"]    the model against the running kernel, hours of random operations; root'
+	@echo 'make kernels [KERNELS=--only…]  boot distribution kernels and hold the model against each'
 	@echo 'make wheel                      the wheel, in dist/'
 	@echo 'make clean, make distclean      remove what was built; and the environments too'
 
@@ -51,6 +55,9 @@ bench: $(VENV)/.dev
 
 soak: $(VENV)/.dev
 	@PYTHONPATH=tests $(VENV)/bin/python -m differential.soak $(SOAK)
+
+kernels: $(VENV)/.dev
+	@PYTHONPATH=tests $(VENV)/bin/python tests/kernels/run.py $(KERNELS)
 
 wheel: $(VENV)/.runtime
 	@$(VENV)/bin/python -m pip wheel --quiet --no-deps --wheel-dir dist .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -32,16 +33,18 @@ class Disagreement(Record):
     Attributes:
         sequence: what was done.
         live: what the kernel answered; None if its process came to grief.
-        predicted: what was expected.
+        predicted: what was expected; None if that could not be told.
+        failure: why it could not.
     """
 
     sequence: Sequence
     live: bytes | None
     predicted: bytes | None
+    failure: str = ""
 
     def __str__(self) -> str:
         if self.live is None or self.predicted is None:
-            return f"{self.sequence}\nthe {'live' if self.live is None else 'predicted'} process came to grief"
+            return f"{self.sequence}\n{self.failure or 'the live process came to grief'}"
         return f"{self.sequence}\n{first_difference(self.sequence, self.live, self.predicted)}"
 
 
@@ -79,28 +82,24 @@ class Comparison:
     def check(self, sequence: Sequence) -> Disagreement | None:
         """Compare one sequence, by itself; asked again where the answers differ."""
         self._executor.submit(sequence)
-        predicted = self._predict(sequence)
-        live = self._executor.answer()
-        if live is not None and live == predicted:
-            return None
-        found = Disagreement(sequence, live, predicted)
-        return None if self._agrees_when_asked_again(found) else found
+        found = self._held_against_the_answer(sequence)
+        return None if found is None or self._agrees_when_asked_again(found) else found
 
     def run(self, kind: Kind, seed: int, numbers: Iterable[int], length: int = 60) -> Tally:
         """Compare many, the executor at work on the next ones while a prediction is made."""
         started = time.monotonic()
         count, doubtful = 0, []
-        for number, sequence, live, predicted in self._answered(kind, seed, numbers, length):
+        for number, found in self._answered(kind, seed, numbers, length):
             count += 1
-            if live is None or live != predicted:
-                doubtful.append((number, Disagreement(sequence, live, predicted)))
+            if found is not None:
+                doubtful.append((number, found))
         flaky = [each for each in doubtful if self._agrees_when_asked_again(each[1])]
         lasting = [each for each in doubtful if each not in flaky]
         return Tally(count, tuple(flaky), tuple(lasting), time.monotonic() - started)
 
     def _answered(
         self, kind: Kind, seed: int, numbers: Iterable[int], length: int
-    ) -> Iterator[tuple[int, Sequence, bytes | None, bytes | None]]:
+    ) -> Iterator[tuple[int, Disagreement | None]]:
         under_way: deque[tuple[int, Sequence]] = deque()
         for number in numbers:
             sequence = generate(kind, seed, number, length)
@@ -111,10 +110,21 @@ class Comparison:
         while under_way:
             yield self._first_of(under_way)
 
-    def _first_of(self, under_way: deque[tuple[int, Sequence]]) -> tuple[int, Sequence, bytes | None, bytes | None]:
+    def _first_of(self, under_way: deque[tuple[int, Sequence]]) -> tuple[int, Disagreement | None]:
         number, sequence = under_way.popleft()
-        predicted = self._predict(sequence)
-        return number, sequence, self._executor.answer(), predicted
+        return number, self._held_against_the_answer(sequence)
+
+    def _held_against_the_answer(self, sequence: Sequence) -> Disagreement | None:
+        """Predict what the executor, at work on this sequence, answers next. A prediction that fails is wrong."""
+        predicted, failure = None, "the predicted process came to grief"
+        try:
+            predicted = self._predict(sequence)
+        except Exception:  # noqa: BLE001 - whatever a faulty model raises, the sequence is to be shrunk and shown
+            failure = traceback.format_exc()
+        live = self._executor.answer()
+        if live is not None and live == predicted:
+            return None
+        return Disagreement(sequence, live, predicted, failure if predicted is None else "")
 
     def _agrees_when_asked_again(self, found: Disagreement) -> bool:
         """Whether another run answers as predicted: then reclaim or compaction meddled with this one."""

@@ -12,6 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from expectations import TAKEN_BACK, disagreements
 from initramfs import initramfs
 from measurement import differences, kept, measurement_of
 from packages import KERNELS
@@ -81,3 +82,20 @@ def test_every_kernel_of_the_matrix_was_measured(kernel) -> None:
     assert measured is not None
     assert kernel.name_pattern.fullmatch(measured.package)
     assert measured.upstream.startswith(f"{kernel.series}.")
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.series)
+def test_the_model_of_a_kernel_says_what_the_kernel_did(kernel) -> None:
+    """Every probe that the model answers at all, by the table of versions and nothing else but what was taken back."""
+    measured = kept(kernel.series)
+    assert measured is not None
+    assert disagreements(measured) == {}
+
+
+@pytest.mark.parametrize("series", TAKEN_BACK)
+def test_what_a_stable_release_took_back_is_needed(monkeypatch, series: str) -> None:
+    """Without it the model would say something else than the kernel did."""
+    monkeypatch.delitem(TAKEN_BACK, series)
+    measured = kept(series)
+    assert measured is not None
+    assert disagreements(measured) != {}

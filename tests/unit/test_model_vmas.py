@@ -30,7 +30,7 @@ def many():
     """Mappings of four pages, four pages apart, inserted in a random order."""
     vmas = Vmas()
     each = [mapping(8 * number, 8 * number + 4) for number in range(MANY)]
-    random.Random(2).shuffle(each)
+    random.Random(2).shuffle(each)  # noqa: S311 - a test
     for vma in each:
         vmas.insert(vma)
     return vmas
@@ -144,9 +144,11 @@ class PlainList:
         self.rows = []
 
     def within(self, first, last):
+        """The rows that meet a range."""
         return [row for row in self.rows if row[0] < last and first < row[1]]
 
     def split(self, page):
+        """Cut the row that a page lies in."""
         for row in self.within(page, page + 1):
             if row[0] < page:
                 self.rows.remove(row)
@@ -154,13 +156,16 @@ class PlainList:
         self.rows.sort()
 
     def remove(self, first, last):
+        """Drop the rows that lie in a range."""
         self.rows = [row for row in self.rows if not (first <= row[0] and row[1] <= last)]
 
     def insert(self, first, last, number):
+        """Add a row."""
         self.rows.append((first, last, number))
         self.rows.sort()
 
     def merge(self, first):
+        """Join a row with neighbours of its number."""
         index = next(index for index, row in enumerate(self.rows) if row[0] == first)
         for lower in (index, index - 1):
             if 0 <= lower < len(self.rows) - 1:
@@ -172,7 +177,7 @@ class PlainList:
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_a_thousand_random_changes_agree_with_a_plain_list(seed):
     """Map over, unmap, split and merge, with two blocks and more in between, down to nothing."""
-    dice = random.Random(seed)
+    dice = random.Random(seed)  # noqa: S311 - a test
     vmas, plain = Vmas(), PlainList()
     most = 0
     for step in range(6000):

@@ -93,7 +93,7 @@ def test_a_guard_marker_is_what_pagemap_shows_of_it():
 @pytest.mark.parametrize("version", [OLD, (4, 17), (4, 18), NEW])
 def test_a_swap_slot_is_read_back_as_it_was_written(version):
     """Whatever the kind and the offset, and never with a bit that says present or without access."""
-    dice = random.Random(1)
+    dice = random.Random(1)  # noqa: S311 - a test
     for _ in range(1000):
         kind, offset = dice.randrange(32), dice.randrange(OFFSET_MASK)
         raw = swap_entry(kind, offset, version)

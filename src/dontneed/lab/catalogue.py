@@ -7,7 +7,7 @@ from importlib import import_module
 from dontneed.errors import KernelLacks, NotPermitted, UsageError
 from dontneed.lab.bench import Bench
 from dontneed.model.outcomes import outcomes
-from dontneed.model.versions import NEWEST, OLDEST, numbers_of
+from dontneed.model.versions import LAST, NEWEST, OLDEST, is_modelled, modelled_version
 from dontneed.report.transcript import Run
 
 TYPE_CHECKING = False
@@ -47,7 +47,7 @@ LIVE = "live"
 
 
 def machine_names() -> tuple[str, ...]:
-    """The machines that are offered; the model takes every version between its oldest and its newest."""
+    """The machines that are offered; the model takes every version between its oldest and its last."""
     return LIVE, OLDEST, NEWEST
 
 
@@ -79,13 +79,10 @@ def machine_named(name: str) -> Machine:
         from dontneed.lab.live import LiveMachine
 
         return LiveMachine()
-    try:
-        known = numbers_of(OLDEST) <= numbers_of(name) <= numbers_of(NEWEST)
-    except UsageError:
-        known = False
-    if not known:
+    if not is_modelled(name):
         msg = f"there is no machine {name!r}"
-        raise UsageError(msg, hint=f"one of: {', '.join(machine_names())}, or a version of Linux between the last two")
+        others = f"or a version of Linux from {OLDEST} to {LAST}"
+        raise UsageError(msg, hint=f"one of: {', '.join(machine_names())}, {others}")
     from dontneed.lab.modelled import ModelMachine
 
     return ModelMachine(name)
@@ -123,7 +120,7 @@ def _with_predicted_ways(run: Run, experiment: Experiment) -> Run:
     """A run with the ways that the model of its kernel takes, step by step, if it takes the same steps."""
     from dontneed.lab.modelled import ModelMachine
 
-    version = min(NEWEST, run.kernel, key=numbers_of)
+    version = modelled_version(run.kernel)
     predicted = run_experiment(experiment, ModelMachine(version), explain=True)
     if [step.title for step in predicted.steps] != [step.title for step in run.steps]:
         return run.replace(note="live; the model takes other steps, so there is no way to show")

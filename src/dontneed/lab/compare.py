@@ -8,7 +8,7 @@ from __future__ import annotations
 from dontneed.abi.advice import Advice
 from dontneed.lab.catalogue import machine_named, run_experiment
 from dontneed.model.steps import STEPS
-from dontneed.model.versions import NEWEST, numbers_of
+from dontneed.model.versions import modelled_version, numbers_of
 from dontneed.records import Record
 
 TYPE_CHECKING = False
@@ -91,9 +91,9 @@ def compare(experiment: Experiment, machines: list[str]) -> Comparison:
         UsageError: there is no such machine.
     """
     runs = [run_experiment(experiment, machine) for machine in [machine_named(name) for name in machines]]
-    rows = [_row(text, runs) for text in dict.fromkeys(claim.text for run in runs for claim in run.claims)]
+    rows = [_row(text, runs) for text in _texts(runs)]
     if any(row.differs for row in rows):
-        ladder = _ladder(experiment, [_nearest_model(run) for run in runs if run.skipped is None])
+        ladder = _ladder(experiment, [modelled_version(run.kernel) for run in runs if run.skipped is None])
         rows = [row.replace(changes=_changes(row.text, ladder)) if row.differs else row for row in rows]
     return Comparison(
         experiment.name,
@@ -103,6 +103,18 @@ def compare(experiment: Experiment, machines: list[str]) -> Comparison:
         tuple(run.skipped for run in runs),
         tuple(rows),
     )
+
+
+def _texts(runs: list[Run]) -> list[str]:
+    """The claims of all runs; one that only some make stands behind the one that they make before it."""
+    texts: list[str] = []
+    for run in runs:
+        place = 0
+        for claim in run.claims:
+            if claim.text not in texts:
+                texts.insert(place, claim.text)
+            place = texts.index(claim.text) + 1
+    return texts
 
 
 def _row(text: str, runs: list[Run]) -> Row:
@@ -116,11 +128,6 @@ def _row(text: str, runs: list[Run]) -> Row:
         tuple(claim.holds if claim else None for claim in claims),
         (),
     )
-
-
-def _nearest_model(run: Run) -> str:
-    """The version whose model tells of the kernel of a run."""
-    return min(NEWEST, run.kernel, key=numbers_of)
 
 
 def _ladder(experiment: Experiment, models: list[str]) -> list[tuple[str, Run]]:

@@ -7,15 +7,15 @@ Kernel:
 
 from __future__ import annotations
 
-from errno import EACCES, EAGAIN, EBADF, EFAULT, EINVAL, ENODEV, ENOMEM, ENOSYS, EOPNOTSUPP, EPERM
 from functools import partial
 
 from dontneed.abi.advice import Advice
+from dontneed.abi.errnos import EACCES, EAGAIN, EBADF, EFAULT, EINVAL, ENODEV, ENOMEM, ENOSYS, EOPNOTSUPP, EPERM
 from dontneed.model import vma as vm
 from dontneed.model.anon_vma import prepare_anon_vma
 from dontneed.model.collapse import collapse
 from dontneed.model.entries import GUARD, LEAF_PAGES
-from dontneed.model.faults import fault_in, may_access
+from dontneed.model.faults import get_pages, may_access
 from dontneed.model.hugetlb import refuses_split
 from dontneed.model.lazy import free_lazily
 from dontneed.model.mappings import set_flags
@@ -184,7 +184,7 @@ def _install_guards(mm: Mm, vma: Vma, first: int, last: int) -> int:
 
 
 def _remove_guards(mm: Mm, vma: Vma, first: int, last: int) -> int:
-    if vma.flags & (vm.SPECIAL | vm.HUGETLB):
+    if vma.flags & (vm.SPECIAL | vm.HUGETLB) or not (vma.is_anonymous or mm.system.behaviour.guard_files):
         return EINVAL
     for start, end, code, _ in mm.table.runs(first, last):
         if code == GUARD:
@@ -217,7 +217,7 @@ def _populate_one(mm: Mm, vma: Vma, first: int, last: int, *, write: bool) -> in
     readable = bool(vma.flags & (vm.WRITE if write else vm.READ))
     if vma.flags & (vm.IO | vm.PFNMAP) or not readable or _is_secret(vma) or not may_access(vma, write=write):
         return EINVAL
-    return EFAULT if fault_in(mm, vma, first, last, write=write) else 0
+    return EFAULT if get_pages(mm, vma, first, last, write=write) else 0
 
 
 def _populate(mm: Mm, first: int, last: int, *, write: bool) -> int:

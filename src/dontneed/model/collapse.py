@@ -11,8 +11,7 @@ Kernel:
 
 from __future__ import annotations
 
-from errno import EINVAL
-
+from dontneed.abi.errnos import EINVAL
 from dontneed.model import huge
 from dontneed.model.entries import ANON, HUGE, KIND, LEAF_PAGES, PRESENT, SHMEM, SWAP, WRITE, YOUNG, ZERO
 from dontneed.model.swap_in import swap_in

@@ -98,6 +98,28 @@ def fault_in(mm: Mm, vma: Vma, first: int, last: int, *, write: bool) -> int:
     return 0
 
 
+def get_pages(mm: Mm, vma: Vma, first: int, last: int, *, write: bool) -> int:
+    """Bring in pages for the kernel's own use (faultin_page_range, populate_vma_page_range).
+
+    It touches nothing itself: of a page that could be written already it is the frame that is noted to be dirty, not
+    the entry.
+
+    Returns:
+        0, or the signal that a process would have got.
+    """
+    if not write or vma.flags & VM_HUGETLB:
+        return fault_in(mm, vma, first, last, write=write)
+    for start, end, code, value in mm.table.segments(first, last):
+        if not code & WRITE or code & HUGE:
+            if signal := fault_in(mm, vma, start, end, write=True):
+                return signal
+        elif not code & DIRTY:
+            holder = mm.system.frames if code & KIND == ANON else vma.file
+            if holder is not None:
+                holder.dirty.update(range(value, value + end - start))
+    return 0
+
+
 def _grown_stack(mm: Mm, page: int) -> Vma | None:
     """The stack that grows down to `page`, if the mapping above is one and there is room."""
     above = mm.vmas.find_from(page)

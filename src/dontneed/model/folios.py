@@ -13,7 +13,6 @@ from __future__ import annotations
 from dontneed.model.entries import ANON, HUGE, KIND, LEAF_PAGES, SHMEM, YOUNG, ZERO
 from dontneed.model.frames import ZERO_FRAME
 from dontneed.model.huge import split
-from dontneed.model.mm import TOP
 from dontneed.model.vma import LOCKED
 
 TYPE_CHECKING = False
@@ -66,7 +65,7 @@ def split_for_good(mm: Mm, first: int, last: int, head: int) -> None:
     if mm.system.behaviour.split_finds_zeros:
         left = _free_zeros(mm, first - LEAF_PAGES, last + LEAF_PAGES, head)
         if left:
-            _free_zeros(mm, 0, TOP, head)
+            _free_zeros(mm, 0, mm.top, head)
     if frames.folio_of(head) is not None:
         frames.split_folio(head)
 

@@ -13,7 +13,6 @@ from dontneed.abi.advice import Advice
 from dontneed.errors import UsageError
 from dontneed.model.advice import madvise
 from dontneed.records import Record
-from dontneed.units import MIB
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ class Libc(Record):
     guards_by_advice: bool = False
     discards_at_exit: bool = False
     discards_users_stacks: bool = False
-    cache_bytes: int = 40 * MIB
+    cache_bytes: int = 40 << 20
     cache_is_tunable: bool = False
 
     def __str__(self) -> str:

@@ -6,14 +6,12 @@ Kernel:
 
 from __future__ import annotations
 
-from errno import EACCES, EINVAL, ENOMEM, EPERM
-
+from dontneed.abi.errnos import EACCES, EINVAL, ENOMEM, EPERM
 from dontneed.model import hugetlb
 from dontneed.model import vma as vm
 from dontneed.model.entries import ANON, HUGE, KIND, LEAF_PAGES, SHMEM, WRITE
-from dontneed.model.faults import fault_in
+from dontneed.model.faults import get_pages
 from dontneed.model.huge import split_at
-from dontneed.model.mm import TOP
 from dontneed.model.page_cache import RING, SECRET
 from dontneed.model.vma import Vma
 from dontneed.model.zap import zap
@@ -55,7 +53,7 @@ def mmap(
     if flags & vm.HUGETLB:
         last, flags = -(-last // LEAF_PAGES) * LEAF_PAGES, flags | vm.DONT_EXPAND
         file = file or hugetlb.new_file(mm.system, last - first)
-    if refused := _refused_place(first, last, offset, flags):
+    if refused := _refused_place(mm, first, last, offset, flags):
         return refused
     may = _possible_access(file, shared=shared)
     if access & vm.WRITE and not may & vm.MAY_WRITE:
@@ -75,11 +73,11 @@ def mmap(
     return 0
 
 
-def _refused_place(first: int, last: int, offset: int, flags: int) -> int:
+def _refused_place(mm: Mm, first: int, last: int, offset: int, flags: int) -> int:
     """The errno of a place where nothing can be mapped, or nothing of this kind."""
     if first >= last or (flags & vm.HUGETLB and (first | offset) % LEAF_PAGES):
         return EINVAL
-    return ENOMEM if last > TOP else 0
+    return ENOMEM if last > mm.top else 0
 
 
 def _possible_access(file: File | None, *, shared: bool) -> int:
@@ -113,7 +111,7 @@ def _flags_by_nature(mm: Mm, file: File | None) -> int:
 
 def munmap(mm: Mm, first: int, last: int) -> int:
     """munmap(2): take the pages, the mappings and the page tables that nothing else needs."""
-    if first >= last or last > TOP:
+    if first >= last or last > mm.top:
         return EINVAL
     if mm.system.path is not None:
         mm.system.path.unmapping(first, last)
@@ -190,7 +188,7 @@ def populate(mm: Mm, first: int, last: int) -> int:
             write = vma.flags & (vm.WRITE | vm.SHARED) == vm.WRITE
             if vma.flags & (vm.IO | vm.PFNMAP) or not vma.flags & vm.ACCESS:
                 return ENOMEM
-            if not on_fault and fault_in(mm, vma, page, end, write=write):
+            if not on_fault and get_pages(mm, vma, page, end, write=write):
                 return ENOMEM
         page = end
     return 0
@@ -259,7 +257,7 @@ def _protect(mm: Mm, vma: Vma, first: int, last: int, access: int) -> None:
 def _allow_writing(mm: Mm, vma: Vma, first: int, last: int) -> None:
     """Make entries writable at once whose first write nobody waits to hear of.
 
-    Those are of shared memory that is no file, and, of private memory, of frames that are known to be the process's own.
+    Those are of shared memory that is no file, and, of private memory, of frames that are known to be its own.
     """
     if vma.flags & vm.SHARED:
         if vma.file is not None and vma.file.in_memory:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 PAGE_SHIFT = 12
 TOP = 1 << 35
-"""The first page behind what a process can map with four levels (47 bits of address)."""
+"""The first page behind what a process can map with four levels, and with five unless it asks for more (47 bits)."""
+TOP_BY_LEVELS = {4: TOP, 5: 1 << 44}
 
 
 class Mm:
@@ -27,6 +28,7 @@ class Mm:
         system: the machine it is on.
         vmas: its mappings.
         table: its page table.
+        top: the first page behind what it can map.
         resident: pages by kind of entry: ANON, FILE, SHMEM, SWAP. What RSS and swap are made of.
         hugetlb_pages: pages of the hugetlb pool that are mapped; in no RSS.
         hugetlb_reservations: slot of 512 pages → whether the page of that pool reserved for it is still to come.
@@ -41,7 +43,8 @@ class Mm:
     def __init__(self, system: System) -> None:
         self.system = system
         self.vmas = Vmas(lends_anon_vma=system.behaviour.merge_lends_anon_vma)
-        self.table = PageTable()
+        self.table = PageTable(system.page_table_levels)
+        self.top = TOP_BY_LEVELS[system.page_table_levels]
         self.resident = {ANON: 0, FILE: 0, SHMEM: 0, SWAP: 0}
         self.hugetlb_pages = 0
         self.hugetlb_reservations: dict[int, bool] = {}
@@ -79,7 +82,7 @@ class Mm:
         """The end of the mapping below `first`, and the beginning of the one from `last` on: what tables must stay."""
         below = self.vmas.before(first)
         above = self.vmas.find_from(last)
-        return below.last if below else 0, above.first if above else TOP
+        return below.last if below else 0, above.first if above else self.top
 
     def copy_settings(self) -> Mm:
         """A fresh address space that is set as this one is, and maps nothing."""

@@ -10,8 +10,7 @@ Kernel:
 
 from __future__ import annotations
 
-from errno import EINVAL
-
+from dontneed.abi.errnos import EINVAL
 from dontneed.model.entries import KIND, MAPPED, MIGRATION, NONLINEAR, POISON, SWAP
 from dontneed.model.mappings import mmap
 from dontneed.model.vma import ACCESS, SHARED

@@ -15,9 +15,8 @@ Kernel:
 
 from __future__ import annotations
 
-from errno import EAGAIN, EINVAL
-
 from dontneed.abi.advice import Advice
+from dontneed.abi.errnos import EAGAIN, EINVAL
 from dontneed.model import layout
 from dontneed.model.advice import madvise
 from dontneed.model.faults import SIGSEGV, touch

@@ -28,7 +28,7 @@ from dontneed.model.entries import (
     ZERO,
 )
 from dontneed.model.hugetlb import is_file_frame
-from dontneed.model.mm import PAGE_SHIFT, TOP
+from dontneed.model.mm import PAGE_SHIFT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def kpageflags(system: System, spaces: Iterable[Mm], files: Iterable[File], fram
         for frame in wanted.intersection(file.cache.values()):
             said[frame] = _cached_flags(file, frame)
     for mm in spaces:
-        for first, last, code, value in mm.table.runs(0, TOP):
+        for first, last, code, value in mm.table.runs(0, mm.top):
             if code & KIND in _TOLD_BY_ENTRY:
                 for frame in wanted.intersection(range(value, value + last - first)):
                     said[frame] = _mapped_flags(system, code, frame)

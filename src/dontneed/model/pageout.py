@@ -22,7 +22,7 @@ from __future__ import annotations
 from itertools import groupby
 
 from dontneed.model.entries import ANON, DIRTY, FILE, HUGE, KIND, LEAF_PAGES, MAPPED, SHMEM, SWAP, YOUNG
-from dontneed.model.folios import heads_of, shared_folios, split_cut_folios
+from dontneed.model.folios import heads_of, shared_folios, split_cut_folios, split_for_good
 from dontneed.model.page_cache import REGULAR
 from dontneed.model.swap_in import cache_slot
 from dontneed.model.vma import HUGETLB, PFNMAP
@@ -176,7 +176,7 @@ def _stay(mm: Mm, first: int, last: int, frame: int) -> None:
     """No swap: pages stay, but the attempt split them (split_folio_to_list() in shrink_folio_list())."""
     frames = mm.system.frames
     for head, _ in list(heads_of(frames, frame, last - first)):
-        frames.split_folio(head)
+        split_for_good(mm, first, last, head)
 
 
 def _keep_once(mm: Mm, first: int, last: int, frame: int) -> None:

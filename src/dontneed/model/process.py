@@ -12,15 +12,14 @@ Kernel:
 
 from __future__ import annotations
 
-from errno import EINVAL, ENOMEM
-
+from dontneed.abi.errnos import EINVAL, ENOMEM
 from dontneed.model import faults, heap, layout, mappings, remap, seal, vector
 from dontneed.model import fork as forking
 from dontneed.model import vma as vm
 from dontneed.model.advice import madvise
 from dontneed.model.entries import KIND, LEAF_PAGES, SHMEM, ZERO
 from dontneed.model.hugetlb import close
-from dontneed.model.mm import PAGE_SHIFT, TOP, Mm
+from dontneed.model.mm import PAGE_SHIFT, Mm
 from dontneed.model.zap import zap
 
 TYPE_CHECKING = False
@@ -98,7 +97,7 @@ class Process:
         if not length or offset & _WITHIN_PAGE or (address or 0) & _WITHIN_PAGE:
             return -EINVAL
         first = layout.find_gap(self.mm, pages, align=unit) if address is None else address >> PAGE_SHIFT
-        if not first or first + pages > TOP:
+        if not first or first + pages > self.mm.top:
             return -ENOMEM
         if shared and file is None and not flags & vm.HUGETLB:
             file = self.system.new_file(SHARED_ANONYMOUS_NAME, pages, kind=SHMEM, cached=False)
@@ -118,7 +117,7 @@ class Process:
     def munmap(self, address: int, length: int) -> int:
         """munmap(2)."""
         pages = _pages(length)
-        if address & _WITHIN_PAGE or not length or (address >> PAGE_SHIFT) + pages > TOP:
+        if address & _WITHIN_PAGE or not length or (address >> PAGE_SHIFT) + pages > self.mm.top:
             return EINVAL
         first = address >> PAGE_SHIFT
         return mappings.munmap(self.mm, first, first + pages)
@@ -233,7 +232,7 @@ class Process:
                 vma.file.mappers.discard(mm)
         mm.vmas.clear()
         close(mm, doomed)
-        mm.table.free_tables(0, TOP, 0, 0)
+        mm.table.free_tables(0, mm.top, 0, 0)
         self.threads = 0
 
     def _note_peak(self) -> None:

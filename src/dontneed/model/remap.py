@@ -15,8 +15,7 @@ Kernel:
 
 from __future__ import annotations
 
-from errno import EFAULT, EINVAL, ENOMEM, EPERM
-
+from dontneed.abi.errnos import EFAULT, EINVAL, ENOMEM, EPERM
 from dontneed.model import hugetlb, layout
 from dontneed.model import vma as vm
 from dontneed.model.entries import LEAF_PAGES
@@ -226,8 +225,11 @@ def _remap_to(mm: Mm, remap: _Remap, place: Callable[[int], int]) -> tuple[int, 
     checks_first = mm.system.behaviour.remap_checks_first
     if not checks_first and (refused := _check_target(remap)):
         return refused, 0
-    if remap.flags & FIXED and (refused := munmap(mm, remap.target, remap.target + remap.new_pages)):
-        return refused, 0
+    if remap.flags & FIXED:
+        if refused := munmap(mm, remap.target, remap.target + remap.new_pages):
+            return refused, 0
+        if mm.vmas.find(remap.first) is None:
+            return EFAULT, 0  # it lay there itself, which a length that wraps had hidden
     if remap.new_pages < remap.pages:
         if refused := munmap(mm, remap.first + remap.new_pages, remap.last):
             return refused, 0

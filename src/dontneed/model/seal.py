@@ -9,8 +9,7 @@ Kernel:
 
 from __future__ import annotations
 
-from errno import EINVAL, ENOMEM, ENOSYS
-
+from dontneed.abi.errnos import EINVAL, ENOMEM, ENOSYS
 from dontneed.model import vma as vm
 from dontneed.model.mappings import set_flags
 

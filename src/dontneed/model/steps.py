@@ -156,7 +156,9 @@ STEPS: tuple[Step, ...] = (
         "d4c470970d45, memory; measured between 5.15 and 5.19",
         {"counts_references": False},
     ),
-    Step("5.18", "DONTNEED of hugetlb memory", "semantics", {"hugetlb_dontneed": True}),
+    Step(
+        "5.18", "DONTNEED of hugetlb memory", "90e7e7f5ef3f; measured between 5.15 and 5.19", {"hugetlb_dontneed": True}
+    ),
     Step("5.19", "frames known to be one's own", "6c287605fd56, 1493a1913e34", {"exclusive_frames": True}),
     Step("6.0", "what of Pss is dirty", "memory", {}, ("Pss_Dirty",)),
     Step("6.0", "mremap merges what it grows", "ca3d76b0aa80, memory", {"remap_merges_above": True}),
@@ -174,6 +176,12 @@ STEPS: tuple[Step, ...] = (
     Step("6.5", "Kthread, untag_mask", "measured between 6.2 and 6.5", {}, ("Kthread", "untag_mask")),
     Step("6.7", "no huge pages for MAP_STACK", "c4608d1bf7c6, memory; measured for 6.18", {"small_stacks": True}),
     Step("6.7", "REMOVE where writing may be allowed", "mm/madvise.c 6.7", {"remove_may_write": True}),
+    Step(
+        "6.7",
+        "mprotect uncharges what was never touched",
+        "mm/mprotect: allow unfaulted VMAs to be unaccounted on mprotect(), memory; measured on 6.12",
+        {"uncharges_read_only": True},
+    ),
     Step("6.7", "mremap moves first tables whole", "memory", {"remap_realigns": True}),
     Step("6.8", "smaps counts merged pages", "proc(5); measured between 6.5 and 6.8", {}, ("KSM",)),
     Step("6.9", "no CAP_SYS_NICE for oneself", "22af8caff7d1, memory", {"vector_needs_nice_for_own": False}),
@@ -227,12 +235,6 @@ STEPS: tuple[Step, ...] = (
         "mremap moves several mappings, and checks before it unmaps",
         "measured on 6.18; mremap(2)",
         {"remap_many": True, "remap_checks_first": True},
-    ),
-    Step(
-        "6.18",
-        "mprotect uncharges",
-        "measured on 6.18",
-        {"uncharges_read_only": True},
     ),
     Step(
         "6.18",

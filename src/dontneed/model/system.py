@@ -24,6 +24,7 @@ class System:
     Attributes:
         behaviour: how its kernel behaves.
         advices: numbers of the advices that it knows; the modelled machine has no handling of failed memory.
+        page_table_levels: four, or five (la57): then a process may map 56 bits of addresses, where it asks for them.
         frames, swap: all there are of them.
         huge_pool: free huge pages of the hugetlb pool.
         huge_reserved: how many of these are reserved for mappings that have not touched them.
@@ -33,9 +34,10 @@ class System:
         path: what records the way through the kernel, for --explain; None: nobody asks.
     """
 
-    def __init__(self, behaviour: Behaviour | str = "6.18") -> None:
+    def __init__(self, behaviour: Behaviour | str = "6.18", *, levels: int = 4) -> None:
         self.behaviour = behaviour_at(behaviour) if isinstance(behaviour, str) else behaviour
         self.advices = frozenset(each.number for each in Advice.all() if self.behaviour.knows(each)) - _POISONING
+        self.page_table_levels = levels
         self.frames = Frames()
         self.swap = Swap()
         self.huge_pool = 0

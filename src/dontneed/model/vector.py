@@ -9,9 +9,8 @@ Kernel:
 
 from __future__ import annotations
 
-from errno import EFAULT, EINVAL, ENOSYS, EPERM
-
 from dontneed.abi.advice import Advice
+from dontneed.abi.errnos import EFAULT, EINVAL, ENOSYS, EPERM
 from dontneed.model.advice import madvise
 from dontneed.model.mm import PAGE_SHIFT, TOP
 

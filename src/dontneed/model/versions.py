@@ -87,8 +87,8 @@ class Behaviour(Record):
         vector_needs_nice, vector_needs_nice_for_own: CAP_SYS_NICE is needed: for others' memory, for the caller's own.
         rss_by_kind: RssAnon, RssFile, RssShmem; before shared memory counts as file.
         swap_in_past_cache: the only entry of a slot on a disk in memory takes its page without the swap cache.
-        counts_references: the last who maps a frame that was shared copies it if anybody else holds it, as who is to put
-            fresh frames on a list does.
+        counts_references: the last who maps a frame that was shared copies it if anybody else holds it, such as who is
+            to put fresh frames on a list.
         exclusive_frames: a frame and a swap entry know that they are one process's alone: what a read brings back is
             writable at once; before, the first write finds it out.
         counts_swap: VmSwap.
@@ -233,6 +233,7 @@ LAST = "7.3"
 
 _FEWEST_NUMBERS, _MOST_NUMBERS = 2, 3
 
+
 def behaviour_at(version: str) -> Behaviour:
     """How Linux `version` behaves, by the steps up to it.
 
@@ -254,6 +255,20 @@ def behaviour_at(version: str) -> Behaviour:
         else:
             to_come.update(step.lines)
     return Behaviour(version=numbers, lines_to_come=frozenset(to_come), **changes)
+
+
+def is_modelled(version: str) -> bool:
+    """Whether a version is one that the model takes: from `OLDEST` to the last stable release of `LAST`."""
+    try:
+        numbers = numbers_of(version)
+    except UsageError:
+        return False
+    return numbers_of(OLDEST) <= numbers and numbers[:_FEWEST_NUMBERS] <= numbers_of(LAST)
+
+
+def modelled_version(release: str) -> str:
+    """The version whose model tells of a kernel: its own, or `LAST` for what is newer."""
+    return min(LAST, ".".join(map(str, numbers_of(release))), key=numbers_of)
 
 
 def numbers_of(version: str) -> tuple[int, ...]:

@@ -60,6 +60,7 @@ extern int threads; /* that can take turns with the first one */
 struct outcome perform_on_thread(const struct operation *operation, int number);
 struct outcome touch(char *at, int write, int value);
 void catch_signals(void);
+void empty_lists(void);
 void start_threads(void);
 void use_stacks(void);
 void rehearse(void);
