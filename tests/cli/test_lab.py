@@ -37,7 +37,7 @@ def more_experiments(monkeypatch):
     """Two experiments beside the real ones: one whose claim fails, and one that cannot be done."""
     monkeypatch.setattr("dontneed.lab.catalogue.NAMES", (*NAMES, FAILING.name, SKIPPED.name))
     for each in (FAILING, SKIPPED):
-        monkeypatch.setitem(sys.modules, f"dontneed.lab.{each.name}", SimpleNamespace(EXPERIMENT=each))
+        monkeypatch.setitem(sys.modules, f"dontneed.lab.experiments.{each.name}", SimpleNamespace(EXPERIMENT=each))
 
 
 def _command(*arguments, **environment):

@@ -261,14 +261,14 @@ def test_every_option_is_on_the_page_of_the_command(command):
     section = re.search(rf"(?ms)^## {command}\n(.*?)(?=^## |\Z)", page)[1]
     described = set(re.findall(r"`(-[-\w]+)", section))
     for parser in _parsers(build_parser(only=command), command):
-        options = {option for action in parser._actions for option in action.option_strings}  # noqa: SLF001
+        options = {option for action in parser._actions for option in action.option_strings}
         assert options <= described
 
 
 def _parsers(parser, command):
     """The parser of a command, and those of its actions."""
-    (commands,) = parser._subparsers._group_actions  # noqa: SLF001 - argparse has no other way to ask
+    (commands,) = parser._subparsers._group_actions
     chosen = commands.choices[command]
     yield chosen
-    if chosen._subparsers:  # noqa: SLF001
-        yield from chosen._subparsers._group_actions[0].choices.values()  # noqa: SLF001
+    if chosen._subparsers:
+        yield from chosen._subparsers._group_actions[0].choices.values()

@@ -44,8 +44,6 @@ class Play:
         self._sequence = sequence
         self._base = sequence.arena.base or PROGRAM + 2 * HUGE_PAGE_BYTES - sequence.arena.pages // 2 * PAGE_BYTES
         self._system = System(kernel)
-        if not sequence.arena.setup & seq.HUGE_PAGES_ALLOWED:
-            self._system.huge_enabled = "never"  # the executor disables them for itself
         self._system.swap.enabled = bool(sequence.arena.setup & seq.SWAP)
         self._system.huge_pool = POOL_PAGES
         self._file = self._create_file(sequence.arena.file_pages)
@@ -63,6 +61,7 @@ class Play:
     def _start(self) -> Process:
         """A process with nothing in its memory, or, for an arena at the program break, the program below that."""
         process = Process(self._system)
+        process.mm.huge_disabled = not self._sequence.arena.setup & seq.HUGE_PAGES_ALLOWED
         if not self._sequence.arena.base:
             process.mmap(PAGE_BYTES, vm.READ, address=PROGRAM)
             process.mm.brk_first, process.mm.brk = self._base // PAGE_BYTES, self._base

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 
+WORDS = ("flags", "backing", "advice")
+"""Arguments that are no quantity: another number means another thing."""
+
 
 def shrink(sequence: Sequence, still: Callable[[Sequence], bool]) -> Sequence:
     """The smallest variant of a sequence for which `still` holds; the sequence itself if nothing smaller does."""
@@ -67,8 +70,10 @@ def _plainer(operation: Operation, which: int) -> Iterator[Operation]:
         if operation.thread:
             yield operation.replace(thread=0)
         return
+    name, _ = operation.form.arguments[which]
     before, value, after = operation.arguments[:which], operation.arguments[which], operation.arguments[which + 1 :]
     half, whole = value // 2 // PAGE_BYTES * PAGE_BYTES, value // PAGE_BYTES * PAGE_BYTES
-    for candidate in (0, 1, PAGE_BYTES, half, whole, value - PAGE_BYTES):
+    candidates = (0,) if name in WORDS else (0, 1, PAGE_BYTES, half, whole, value - PAGE_BYTES)
+    for candidate in candidates:
         if abs(candidate) < abs(value):
             yield operation.replace(arguments=(*before, candidate, *after))

@@ -31,10 +31,6 @@ if TYPE_CHECKING:
 
     from differential.generate import Kind
 
-SHOWN = 3
-"""Disagreements that are shrunk and explained, of a kind; the others are counted."""
-
-
 class Soak:
     """One soak of many kinds.
 
@@ -115,14 +111,14 @@ def _progress(text: str, end: str = "") -> None:
     print(f"\r{text}" if text else "", end=end, file=sys.stderr, flush=True)
 
 
-def _explain(soak: Soak, kind: Kind, seed: int, tally: Tally) -> None:
-    for number, found in tally.disagreements[:SHOWN]:
+def _explain(soak: Soak, kind: Kind, seed: int, tally: Tally, shown: int) -> None:
+    for number, found in tally.disagreements[:shown]:
         smallest = soak.smallest(found)
         print(
             f"\n{kind.name}, --seed {seed} --first {number} --count 1, shrunk to {len(smallest.sequence.operations)}:"
         )
         print(smallest)
-    for number, found in tally.flaky[:SHOWN]:
+    for number, found in tally.flaky[:shown]:
         print(f"\n{kind.name}, --seed {seed} --first {number} --count 1, did not happen again:")
         print(str(found).partition("\nafter ")[2])
 
@@ -140,6 +136,9 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=20_000, metavar="N", help="sequences of each kind")
     parser.add_argument("--length", type=int, default=60, metavar="N", help="operations in a sequence")
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="worker processes")
+    parser.add_argument(
+        "--show", type=int, default=3, metavar="N", help="disagreements that are shrunk and explained, of a kind"
+    )
     parser.add_argument("--itself", action="store_true", help="hold the kernel against itself: is it repeatable?")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that swap and pools are put back
@@ -154,7 +153,7 @@ def main() -> int:
             with environment(kind):
                 tally = soak.run(kind)
                 print(f"{kind.name:16} {_summary(tally, tally.seconds)}", flush=True)
-                _explain(soak, kind, arguments.seed, tally)
+                _explain(soak, kind, arguments.seed, tally, arguments.show)
         except Missing as missing:
             print(f"{kind.name:16} skipped: {missing}")
             continue

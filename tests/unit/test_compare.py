@@ -6,10 +6,10 @@ import pytest
 
 from dontneed.errors import KernelLacks, UsageError
 from dontneed.lab.catalogue import NAMES, experiment_named
-from dontneed.lab.compare import NO_CLAIM, SKIPPED, compare
+from dontneed.lab.compare import compare
 from dontneed.lab.experiment import Experiment
 from dontneed.model.versions import NEWEST, OLDEST, numbers_of
-from dontneed.report.comparison import comparison_document, format_comparison
+from dontneed.report.comparison import NO_CLAIM, SKIPPED, comparison_document, format_comparison
 
 
 def asking(perform):

@@ -43,14 +43,15 @@ def mapped(*, swap: bool = False, shared: bool = False, file: File | None = None
     return mm
 
 
-def huge_page(*, swap: bool = False) -> Mm:
-    """An address space with one huge page, written."""
-    system = System()
+def huge_page(*, swap: bool = False, version: str = "6.18") -> Mm:
+    """An address space with one huge page, all of it written."""
+    system = System(version)
     system.swap.enabled = swap
     mm = Mm(system)
     mmap(mm, FIRST, HUGE_LAST, vm.READ | vm.WRITE, flags=vm.HUGE_PAGE)
     touch(mm, FIRST, FIRST + 1, write=True)
     assert mm.table.get(FIRST)[0] & HUGE
+    system.frames.store(mm.table.get(FIRST)[1], LEAF_PAGES, 1)
     return mm
 
 
@@ -268,6 +269,21 @@ def test_a_part_of_a_huge_page_is_split_off_and_freed() -> None:
     assert mm.system.frames.folio_of(mm.table.get(FIRST)[1]) is None
     page_out(mm, mapping(mm), FIRST, LAST)
     assert mm.resident[ANON] == mm.system.frames.in_use == LEAF_PAGES - PAGES
+
+
+@pytest.mark.parametrize("advice", [free_lazily, make_cold, page_out])
+@pytest.mark.parametrize(("version", "left"), [("6.18", 1), ("6.11", LEAF_PAGES)])
+def test_zeros_in_a_huge_page_that_is_split_become_the_zero_page(advice, version: str, left: int) -> None:
+    """Since 6.12; what holds anything else stays, and so do all where memory is locked."""
+    for locked in (False, True):
+        mm = huge_page(version=version)
+        head = mm.table.get(FIRST)[1]
+        mm.system.frames.store(head, LEAF_PAGES, 0)
+        mm.system.frames.store(head + 9, 1, 1)
+        mapping(mm).flags |= vm.LOCKED if locked else 0
+        advice(mm, mapping(mm), FIRST, LAST)
+        assert mm.resident[ANON] == mm.system.frames.in_use == (LEAF_PAGES if locked else left)
+        assert mm.table.get(FIRST + 20)[0] & KIND == (ANON if locked or left > 1 else ZERO)
 
 
 def test_one_written_page_keeps_a_freed_huge_page_whole() -> None:

@@ -48,7 +48,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="MACHINE",
         help=f"what it runs on: {', '.join(machine_names())}, or another version (default: {LIVE})",
     )
-    add_report_arguments(running)
+    form = running.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="steps, claims and verdict, for programs; sizes in bytes")
+    form.add_argument("--show-code", action="store_true", help="run it, and print the Python that does the same")
+    running.add_argument(
+        "--explain", action="store_true", help="the way of every discard through the kernel, and the entries it meets"
+    )
     comparing = actions.add_parser("compare", help="run one on several machines: what differs, and since when")
     comparing.add_argument("name", metavar="NAME", help="the experiment")
     comparing.add_argument(
@@ -58,16 +63,6 @@ def add_arguments(parser: ArgumentParser) -> None:
         help=f"which ones (default: {OLDEST},{NEWEST},{LIVE})",
     )
     comparing.add_argument("--json", action="store_true", help="the same, for programs")
-
-
-def add_report_arguments(parser: ArgumentParser) -> None:
-    """Declare how a run is reported."""
-    form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="steps, claims and verdict, for programs; sizes in bytes")
-    form.add_argument("--show-code", action="store_true", help="run it, and print the Python that does the same")
-    parser.add_argument(
-        "--explain", action="store_true", help="the way of every discard through the kernel, and the entries it meets"
-    )
 
 
 def run(arguments: Namespace) -> int:
@@ -92,7 +87,7 @@ def report(experiment: Experiment, arguments: Namespace) -> int:
         print_lines(program(done))
     else:
         print_lines(format_run(done, ascii_only=not _can_print_marks()))
-    return 0 if done.passed or done.skipped is not None else 1
+    return 0 if all(claim.holds for claim in done.claims) else 1
 
 
 def print_lines(lines: Iterable[str]) -> None:

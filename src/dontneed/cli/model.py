@@ -7,7 +7,6 @@ same is done by a process on this kernel. An expectation that does not hold ends
 
 from __future__ import annotations
 
-from dontneed.cli.lab import add_report_arguments, report
 from dontneed.errors import UsageError
 from dontneed.lab.catalogue import machine_names
 from dontneed.model.versions import NEWEST
@@ -26,11 +25,17 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="MACHINE",
         help=f"what performs it: {', '.join(machine_names())}, or another version (default: {NEWEST})",
     )
-    add_report_arguments(parser)
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="steps, claims and verdict, for programs; sizes in bytes")
+    form.add_argument("--show-code", action="store_true", help="perform it, and print the Python that does the same")
+    parser.add_argument(
+        "--explain", action="store_true", help="the way of every discard through the kernel, and the entries it meets"
+    )
 
 
 def run(arguments: Namespace) -> int:
     """Carry out `dontneed model`; the exit code."""
+    from dontneed.cli.lab import report
     from dontneed.lab.scenario import scenario_of
 
     scenario = scenario_of(_read(arguments.file), _name(arguments.file))

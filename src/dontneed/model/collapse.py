@@ -44,7 +44,7 @@ def collapse(mm: Mm, vma: Vma, first: int, last: int) -> int:
         7.2 a range within a slot is no hindrance: there is nothing to do.
     """
     start, end = -(-first // LEAF_PAGES), last // LEAF_PAGES
-    if not _can_be_huge(vma) or (end < start and not mm.system.behaviour.collapse_within):
+    if not _can_be_huge(mm, vma) or (end < start and not mm.system.behaviour.collapse_within):
         return EINVAL
     collapse_slot = _collapse_anonymous if vma.is_anonymous else _collapse_shared
     return 0 if all(collapse_slot(mm, vma, slot) for slot in range(start, end)) else EINVAL
@@ -63,7 +63,7 @@ def khugepaged(mm: Mm, first: int, last: int, *, most_empty: int = MOST_EMPTY) -
     """
     collapsed = 0
     for vma in mm.vmas.within(first, last):
-        if not (vma.is_anonymous and huge.is_wanted(mm, vma) and _can_be_huge(vma)):
+        if not (vma.is_anonymous and huge.is_wanted(mm, vma) and _can_be_huge(mm, vma)):
             continue
         start, end = max(vma.first, first), min(vma.last, last)
         for slot in range(-(-start // LEAF_PAGES), end // LEAF_PAGES):
@@ -73,9 +73,9 @@ def khugepaged(mm: Mm, first: int, last: int, *, most_empty: int = MOST_EMPTY) -
     return collapsed
 
 
-def _can_be_huge(vma: Vma) -> bool:
+def _can_be_huge(mm: Mm, vma: Vma) -> bool:
     """thp_vma_allowable_order(): room for a slot, and memory of a kind that huge pages are made of."""
-    if vma.flags & (NO_HUGE_PAGE | SPECIAL | HUGETLB | DROPPABLE):
+    if mm.huge_disabled or vma.flags & (NO_HUGE_PAGE | SPECIAL | HUGETLB | DROPPABLE):
         return False
     if not huge.covers(vma, -(-vma.first // LEAF_PAGES)):
         return False

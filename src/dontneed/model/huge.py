@@ -50,7 +50,7 @@ _USED = DIRTY | YOUNG
 def is_wanted(mm: Mm, vma: Vma) -> bool:
     """Whether anonymous memory of a mapping becomes huge of itself."""
     system = mm.system
-    if not system.behaviour.huge_pages or vma.flags & NO_HUGE_PAGE:
+    if not system.behaviour.huge_pages or mm.huge_disabled or vma.flags & NO_HUGE_PAGE:
         return False
     return system.huge_enabled == "always" or (system.huge_enabled == "madvise" and vma.flags & WANTED > 0)
 

@@ -48,6 +48,8 @@ def new_file(system: System, pages: int, *, name: str = UNNAMED) -> File:
 def reserve(mm: Mm, file: File | None, first: int, last: int, offset: int, flags: int) -> bool:
     """Reserve the pages of a mapping that is to be made; False: it is of hugetlb memory, and there are not enough.
 
+    A file that is mapped writable beyond its end, even privately, grows to that length.
+
     Args:
         mm: whose.
         file: that is mapped.
@@ -56,10 +58,18 @@ def reserve(mm: Mm, file: File | None, first: int, last: int, offset: int, flags
         offset: from which page of the file on.
         flags: of the mapping.
     """
-    system = mm.system
-    if file is None or not flags & VM_HUGETLB or flags & NO_RESERVE:
+    if file is None or not flags & VM_HUGETLB:
         return True
-    if flags & MAY_SHARE:
+    if not flags & NO_RESERVE and not _reserve(mm, file, first, last, offset, shared=bool(flags & MAY_SHARE)):
+        return False
+    if flags & VM_WRITE:
+        file.pages = max(file.pages, offset + last - first)
+    return True
+
+
+def _reserve(mm: Mm, file: File, first: int, last: int, offset: int, *, shared: bool) -> bool:
+    system = mm.system
+    if shared:
         of_file = range(offset, offset + last - first, LEAF_PAGES)
         missing = [page for page in of_file if page not in file.cache and page not in file.reserved]
         if len(missing) > unreserved(system):
@@ -94,22 +104,19 @@ def refuses_split(mm: Mm, first: int, last: int) -> bool:
     return False
 
 
-def unmap(mm: Mm, vma: Vma, first: int, last: int, *, keep_copies: bool) -> list[Run]:
-    """Take the pages of a range away, as a zap does; the entries that went.
+def unmap(mm: Mm, vma: Vma, first: int, last: int) -> list[Run]:
+    """Take the pages of a range away, as a zap does; the entries that went. A hole in the file takes private copies too.
 
     Args:
         mm: whose.
         vma: the mapping.
         first: where the range starts.
         last: where it ends; both between huge pages.
-        keep_copies: leave private copies alone: a hole is punched in the file.
     """
     frames = mm.system.frames
     gone = []
     for start, end, code, frame in mm.table.runs(first, last):
         is_of_file = is_file_frame(mm.system, frame)
-        if keep_copies and not is_of_file:
-            continue
         gone.append((start, end, code, frame))
         mm.table.clear(start, end)
         mm.hugetlb_pages -= LEAF_PAGES

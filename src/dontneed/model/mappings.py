@@ -53,13 +53,15 @@ def mmap(
     if flags & vm.HUGETLB:
         last, flags = -(-last // LEAF_PAGES) * LEAF_PAGES, flags | vm.DONT_EXPAND
         file = file or hugetlb.new_file(mm.system, last - first)
-    if refused := _refused_place(mm, first, last, offset, flags):
+    if refused := _refused_place(mm, first, last, flags):
         return refused
     may = _possible_access(file, shared=shared)
     if access & vm.WRITE and not may & vm.MAY_WRITE:
         return EACCES
     if refused := munmap(mm, first, last):
         return refused
+    if flags & vm.HUGETLB and offset % LEAF_PAGES:
+        return EINVAL
     flags |= access | may | _flags_by_default(mm, access, may, flags, shared=shared) | _flags_by_nature(mm, file)
     if len(mm.vmas) > mm.system.max_map_count or not hugetlb.reserve(mm, file, first, last, offset, flags):
         return ENOMEM
@@ -73,9 +75,9 @@ def mmap(
     return 0
 
 
-def _refused_place(mm: Mm, first: int, last: int, offset: int, flags: int) -> int:
+def _refused_place(mm: Mm, first: int, last: int, flags: int) -> int:
     """The errno of a place where nothing can be mapped, or nothing of this kind."""
-    if first >= last or (flags & vm.HUGETLB and (first | offset) % LEAF_PAGES):
+    if first >= last or (flags & vm.HUGETLB and first % LEAF_PAGES):
         return EINVAL
     return ENOMEM if last > mm.top else 0
 
@@ -167,7 +169,7 @@ def mlock(mm: Mm, first: int, last: int, *, on_fault: bool = False) -> int:
     wanted = vm.LOCKED | (vm.LOCK_ON_FAULT if on_fault else 0)
     if refused := _flag_all(mm, first, last, vm.LOCKED | vm.LOCK_ON_FAULT, wanted):
         return refused
-    return 0 if on_fault and not mm.system.behaviour.lock_on_fault_looks else populate(mm, first, last)
+    return populate(mm, first, last)  # hugetlb memory takes no flag, and is brought in whatever was asked for
 
 
 def munlock(mm: Mm, first: int, last: int) -> int:

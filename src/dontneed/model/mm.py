@@ -37,6 +37,7 @@ class Mm:
         minor_faults, major_faults: taken.
         brk_first, brk: the heap's first page, and the byte address of its end.
         lock_future: MCL_FUTURE.
+        huge_disabled: no huge pages here, whatever is asked for (PR_SET_THP_DISABLE).
         locked_pages_lost: what VmLck counts for good, though it is locked no more (mremap with DONTUNMAP).
     """
 
@@ -55,6 +56,7 @@ class Mm:
         self.brk_first = 0
         self.brk = 0
         self.lock_future = False
+        self.huge_disabled = False
         self.locked_pages_lost = 0
 
     @property
@@ -88,4 +90,5 @@ class Mm:
         """A fresh address space that is set as this one is, and maps nothing."""
         child = Mm(self.system)
         child.brk_first, child.brk = self.brk_first, self.brk
+        child.huge_disabled = self.huge_disabled
         return child

@@ -188,7 +188,8 @@ def _smaps_line(name: str, kib: int) -> str:
 
 def _may_be_huge(mm: Mm, vma: Vma) -> bool:
     """Whether a fault in a mapping may bring a huge page."""
-    wanted = mm.system.huge_enabled == "always" or vma.flags & vm.HUGE_PAGE
+    enabled = "never" if mm.huge_disabled else mm.system.huge_enabled
+    wanted = enabled == "always" or (enabled == "madvise" and vma.flags & vm.HUGE_PAGE)
     if not wanted or not vma.is_anonymous or vma.flags & (vm.NO_HUGE_PAGE | vm.SPECIAL):
         return False
     return mm.system.behaviour.huge_pages and -(-vma.first // LEAF_PAGES) < vma.last // LEAF_PAGES
@@ -247,7 +248,7 @@ def _memory(process: Process) -> Iterator[tuple[str, str]]:
 
 def _life(process: Process) -> Iterator[tuple[str, str]]:
     yield "CoreDumping", "0"
-    yield "THP_enabled", "1"
+    yield "THP_enabled", str(int(not process.mm.huge_disabled))
     yield "untag_mask", f"{_ALL_BITS:#x}"
     yield "Threads", str(process.threads)
 

@@ -43,7 +43,6 @@ _TABLE_FRAMES = 1 << 30
 """Where the made-up frames of tables begin; each level has as many numbers of its own."""
 
 
-
 def walk(mm: Mm, page: int) -> tuple[TableEntry, ...]:
     """The entries on the way to `page`, from the PGD down to the first that is none or maps a page."""
     table = mm.table

@@ -57,7 +57,7 @@ def zap(mm: Mm, vma: Vma, first: int, last: int, *, keep: frozenset[int] = NOTHI
         path.zapping(mm, vma, first, last, keep)
     emptied: list[int] = []
     if vma.flags & HUGETLB:
-        hugetlb.unmap(mm, vma, first, last, keep_copies=ANON in keep)
+        hugetlb.unmap(mm, vma, first, last)
     else:
         split_at(mm, vma, first)
         split_at(mm, vma, last)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dontneed.records import Record
 from dontneed.report.transcript import in_ascii
 
 TYPE_CHECKING = False
@@ -9,7 +10,70 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from dontneed.lab.compare import Comparison, Row
+NO_CLAIM = "not claimed"
+"""What is said of a claim that a run does not make: its machine cannot get there, or knows nothing of it."""
+SKIPPED = "skipped"
+"""What is said of every claim where the experiment was not done; that is no difference."""
+
+
+class Change(Record):
+    """Where an observation changes.
+
+    Attributes:
+        since: the first version with the new observation.
+        observed: the new one.
+        what: what changed in the kernel at that version, as the table of versions says; empty: nothing it names.
+    """
+
+    since: str
+    observed: str
+    what: tuple[str, ...]
+
+
+class Row(Record):
+    """A claim, side by side.
+
+    Attributes:
+        text: the claim.
+        observed: by machine, in their order.
+        holds: by machine, whether its claim holds; None where it makes none.
+        changes: since when what the model observes is otherwise; none where all machines observe the same.
+    """
+
+    text: str
+    observed: tuple[str, ...]
+    holds: tuple[bool | None, ...]
+    changes: tuple[Change, ...]
+
+    @property
+    def differs(self) -> bool:
+        """Whether the machines disagree."""
+        return len({*self.observed} - {SKIPPED}) > 1
+
+
+class Comparison(Record):
+    """An experiment on several machines.
+
+    Attributes:
+        experiment, question: its name, and what it asks.
+        machines: their names.
+        where: what each is, in words that say how far to believe it.
+        skipped: by machine, why it was not done there; None: it was.
+        rows: claim by claim.
+    """
+
+    experiment: str
+    question: str
+    machines: tuple[str, ...]
+    where: tuple[str, ...]
+    skipped: tuple[str | None, ...]
+    rows: tuple[Row, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every claim holds on every machine that did the experiment."""
+        return all(holds is not False for row in self.rows for holds in row.holds)
+
 
 _SAME, _DIFFERENT = " ", "≠"
 _FAILED = " ✗"

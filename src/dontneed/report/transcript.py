@@ -94,8 +94,8 @@ class Run(Record):
 
     @property
     def passed(self) -> bool:
-        """Whether it was done, and all that was claimed holds."""
-        return self.skipped is None and all(claim.holds for claim in self.claims)
+        """Whether it was done, claimed something, and all of it holds."""
+        return self.skipped is None and bool(self.claims) and all(claim.holds for claim in self.claims)
 
     @property
     def where(self) -> str:
