@@ -94,12 +94,13 @@ class Witness:
 
     def _states(self) -> Iterator[tuple[int, int]]:
         """The state of the arena's pages, as (pages, state), straight from the page table."""
+        unsaid = 0 if self._mm.system.behaviour.pagemap_guard else records.GUARD
         page = self._first
         for first, last, code, value in self._mm.table.runs(page, self._last):
             if first > page:
                 yield first - page, 0
             page = last
-            state = _STATES[code & KIND] | (records.IS_HUGE if code & HUGE else 0)
+            state = _STATES[code & KIND] & ~unsaid | (records.IS_HUGE if code & HUGE else 0)
             if code & KIND in _COUNTED:
                 yield from self._states_of_frames(code, state, range(value, value + last - first))
             else:

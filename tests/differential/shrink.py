@@ -72,8 +72,16 @@ def _plainer(operation: Operation, which: int) -> Iterator[Operation]:
         return
     name, _ = operation.form.arguments[which]
     before, value, after = operation.arguments[:which], operation.arguments[which], operation.arguments[which + 1 :]
-    half, whole = value // 2 // PAGE_BYTES * PAGE_BYTES, value // PAGE_BYTES * PAGE_BYTES
-    candidates = (0,) if name in WORDS else (0, 1, PAGE_BYTES, half, whole, value - PAGE_BYTES)
-    for candidate in candidates:
+    for candidate in (0,) if name in WORDS else _plainer_numbers(value):
         if abs(candidate) < abs(value):
             yield operation.replace(arguments=(*before, candidate, *after))
+
+
+def _plainer_numbers(value: int) -> Iterator[int]:
+    """Nothing, next to nothing, whole pages, and ever smaller steps down."""
+    yield from (0, 1, PAGE_BYTES)
+    step = abs(value) // PAGE_BYTES // 2
+    while step:
+        yield value // PAGE_BYTES * PAGE_BYTES - step * PAGE_BYTES
+        step //= 2
+    yield value // PAGE_BYTES * PAGE_BYTES

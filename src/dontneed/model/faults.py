@@ -34,7 +34,7 @@ from dontneed.model.frames import KERNEL_FRAME, ZERO_FRAME
 from dontneed.model.hugetlb import fault_in_hugetlb
 from dontneed.model.page_cache import RING
 from dontneed.model.swap_in import claim_for_writing, swap_in
-from dontneed.model.vma import ACCESS, GROWS_DOWN, IO, PFNMAP, SHARED
+from dontneed.model.vma import ACCESS, GROWS_DOWN, PFNMAP, SHARED
 from dontneed.model.vma import HUGETLB as VM_HUGETLB
 from dontneed.model.vma import WRITE as VM_WRITE
 from dontneed.model.zap import unmap_anonymous
@@ -202,7 +202,7 @@ def _read_file_page(mm: Mm, vma: Vma, page: int) -> int:
 
 def _read_kernels_page(mm: Mm, vma: Vma, page: int) -> int:
     """A page of the kernel's own data; nothing answers for what is mapped by number."""
-    if vma.flags & (IO | PFNMAP):
+    if vma.flags & PFNMAP:
         return SIGBUS
     mm.minor_faults += 1
     mm.table.put(page, page + 1, PFN | YOUNG, KERNEL_FRAME)

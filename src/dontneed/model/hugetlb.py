@@ -205,6 +205,7 @@ def fault_in_hugetlb(mm: Mm, vma: Vma, first: int, last: int, *, write: bool) ->
             mm.table.recode(page, page + LEAF_PAGES, 0, YOUNG | (DIRTY if write else 0))
             served = True
         if not served:
+            mm.table.ensure_upper(page)
             return SIGBUS
     return 0
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dontneed.abi.errnos import EACCES, EINVAL, ENOMEM, EPERM
 from dontneed.model import hugetlb
 from dontneed.model import vma as vm
-from dontneed.model.entries import ANON, HUGE, KIND, LEAF_PAGES, SHMEM, WRITE
+from dontneed.model.entries import ANON, HUGE, HUGETLB, KIND, LEAF_PAGES, SHMEM, WRITE
 from dontneed.model.faults import get_pages
 from dontneed.model.huge import split_at
 from dontneed.model.page_cache import RING, SECRET
@@ -263,7 +263,7 @@ def _allow_writing(mm: Mm, vma: Vma, first: int, last: int) -> None:
     """
     if vma.flags & vm.SHARED:
         if vma.file is not None and vma.file.in_memory:
-            mm.table.recode(first, last, 0, WRITE, kinds=frozenset((SHMEM,)))
+            mm.table.recode(first, last, 0, WRITE, kinds=frozenset((SHMEM, HUGETLB)))
     elif mm.system.behaviour.mprotect_gives_leave:
         is_exclusive = mm.system.frames.is_exclusive
         for start, end, code, frame in mm.table.runs(first, last):

@@ -20,7 +20,7 @@ from dontneed.model import hugetlb, layout
 from dontneed.model import vma as vm
 from dontneed.model.entries import LEAF_PAGES
 from dontneed.model.huge import split_at
-from dontneed.model.mappings import munmap, populate
+from dontneed.model.mappings import munmap, populate, set_flags
 from dontneed.model.mm import PAGE_SHIFT, TOP
 from dontneed.records import Record
 
@@ -289,7 +289,9 @@ def _move(mm: Mm, remap: _Remap) -> tuple[int, int]:
 def _newly_locked(mm: Mm, remap: _Remap) -> int:
     """The pages by which VmLck grows when a mapping moves; what is unmapped then makes up for it (vrm_stat_account)."""
     source = mm.vmas.find(remap.first)
-    return remap.new_pages if source is not None and source.flags & vm.LOCKED else 0
+    if source is None or not source.flags & vm.LOCKED or not mm.system.behaviour.remap_counts_locked:
+        return 0
+    return remap.new_pages
 
 
 def _copy(mm: Mm, remap: _Remap) -> Vma:
@@ -306,7 +308,8 @@ def _copy(mm: Mm, remap: _Remap) -> Vma:
     if twin.name in _NAMED_BY_PLACE:
         twin.name = ""
     mm.vmas.insert(twin)
-    return mm.vmas.merge(twin)
+    apart = remap.flags & DONT_UNMAP and mm.system.behaviour.remap_leaves_part
+    return mm.vmas.merge(twin, but_not=vma if apart else None)
 
 
 def _move_entries(mm: Mm, remap: _Remap) -> None:
@@ -340,13 +343,17 @@ def _alignable(mm: Mm, first: int, last: int, target: int) -> int:
 
 
 def _leave_source(mm: Mm, remap: _Remap, copy: Vma) -> None:
-    """Unlock a mapping that stays behind, all of it, though only a part may have moved.
+    """Unlock a mapping that stays behind, all of it, though only a part may have moved; since 7.2 just that part.
 
     Nobody takes what is unlocked so out of VmLck.
     """
     source = mm.vmas.find(remap.first)
     assert source is not None  # noqa: S101 - nobody unmapped it
-    source.flags &= ~(vm.LOCKED | vm.LOCK_ON_FAULT)
+    flags = source.flags & ~(vm.LOCKED | vm.LOCK_ON_FAULT)
+    if mm.system.behaviour.remap_leaves_part:
+        source = set_flags(mm, source, remap.first, min(remap.last, source.last), flags) or source
+    else:
+        source.flags = flags
     if source is not copy and (source.first, source.last) == (remap.first, remap.last):
         source.anon_vma, source.inherited = 0, False
 

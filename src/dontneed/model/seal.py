@@ -16,6 +16,7 @@ from dontneed.model.mappings import set_flags
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from dontneed.model.mm import Mm
+    from dontneed.model.vma import Vma
 
 
 def mseal(mm: Mm, first: int, last: int, flags: int = 0) -> int:
@@ -36,14 +37,30 @@ def mseal(mm: Mm, first: int, last: int, flags: int = 0) -> int:
     if _has_hole(mm, first, last):
         return ENOMEM
     page = first
+    loses_place = False
     while page < last:
         vma = mm.vmas.find(page)
         assert vma is not None  # noqa: S101 - there is no hole
         end = min(vma.last, last)
-        if not vma.flags & vm.SEALED and set_flags(mm, vma, page, end, vma.flags | vm.SEALED) is None:
-            return ENOMEM
+        if vma.flags & vm.SEALED:
+            loses_place = loses_place and vma.first < page
+        elif loses_place:
+            _seal_apart(mm, vma, end)
+            loses_place = False
+        else:
+            sealed = set_flags(mm, vma, page, end, vma.flags | vm.SEALED)
+            if sealed is None:
+                return ENOMEM
+            loses_place = sealed.last > end and mm.system.behaviour.seal_loses_place
         page = end
     return 0
+
+
+def _seal_apart(mm: Mm, vma: Vma, last: int) -> None:
+    """Seal a mapping up to `last`, and do not merge it with the one below."""
+    mm.vmas.split(last)
+    vma.flags |= vm.SEALED
+    mm.vmas.merge_above(vma)
 
 
 def _has_hole(mm: Mm, first: int, last: int) -> bool:

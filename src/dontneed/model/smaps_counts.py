@@ -173,12 +173,15 @@ _COUNTED_BY = {
 
 
 def _swapped_file_pages(mm: Mm, vma: Vma) -> int:
-    """Pages of shared memory in swap that a mapping would fault in: no entry of this process tells of them."""
+    """Pages of shared memory in swap that a mapping would fault in: no entry of this process tells of them.
+
+    Unless there may be private copies, the entries are not even looked at (smap_gather_stats).
+    """
     file = vma.file
     if file is None or not file.swapped:
         return 0
     pages = [vma.first + page - vma.offset for page in file.swapped]
     inside = [page for page in pages if vma.first <= page < vma.last]
-    if vma.flags & vm.SHARED:
+    if vma.flags & vm.SHARED or not vma.flags & vm.WRITE:
         return len(inside)
     return sum(not mm.table.get(page)[0] for page in inside)

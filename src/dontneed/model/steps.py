@@ -231,6 +231,13 @@ STEPS: tuple[Step, ...] = (
         {"merge_lends_anon_vma": True},
     ),
     Step(
+        "6.16",
+        "VmLck counts what MREMAP_DONTUNMAP unlocks",
+        "measured between 6.14 and 6.16",
+        {"remap_counts_locked": True},
+    ),
+    Step("6.17", "mseal loses its place", "measured between 6.16 and 6.17", {"seal_loses_place": True}),
+    Step(
         "6.17",
         "mremap moves several mappings, and checks before it unmaps",
         "measured on 6.18; mremap(2)",
@@ -249,12 +256,24 @@ STEPS: tuple[Step, ...] = (
         {"guard_is_sticky": True},
     ),
     Step(
+        "6.18.44",
+        "mseal finds its place again",
+        "mm/mseal: update VMA end correctly on merge, taken back; measured between 6.18.15 and 6.18.44",
+        {"seal_loses_place": False},
+    ),
+    Step(
         "7.0",
         "DOFORK of the kernel's own memory is refused",
         "measured between 6.19 and 7.0",
         {"dofork_of_special": False},
     ),
     Step("7.1", "[vvar] may be discarded", "measured between 7.0 and 7.1", {"vvar_by_number": False}),
+    Step(
+        "7.2",
+        "MREMAP_DONTUNMAP unlocks what it leaves, and no more",
+        "measured between 7.1 and 7.2",
+        {"remap_leaves_part": True, "remap_counts_locked": False},
+    ),
     Step("7.2", "secret memory is not locked", "measured between 7.1 and 7.2", {"secret_is_locked": False}),
     Step(
         "7.2",

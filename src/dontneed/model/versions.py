@@ -74,11 +74,14 @@ class Behaviour(Record):
         remap_many: a move without a change of size takes all mappings of its range.
         remap_leaves_source: MREMAP_DONTUNMAP.
         remap_leaves_files: of all memory, not just of what is private and anonymous.
+        remap_leaves_part: and what it leaves is apart: it alone is unlocked, and what moves does not merge with it.
+        remap_counts_locked: and VmLck grows by what it moves, though as much is locked no more.
         remap_renews_private: a length of 0 makes a fresh mapping of private memory; since, EINVAL.
         remap_merges_above: what grows in place merges with the mapping that it meets.
         remap_moves_tables: page tables that move whole are handed over.
         remap_realigns: the first table too if the mapping begins within it, and nothing else is there.
         seals: mseal.
+        seal_loses_place: a mapping does not merge with the sealed one below that has just grown over its beginning.
         vector: process_madvise.
         vector_willneed: it takes WILLNEED.
         vector_any_of_own: and any advice for the caller's own memory.
@@ -166,11 +169,14 @@ class Behaviour(Record):
     remap_many: bool = False
     remap_leaves_source: bool = False
     remap_leaves_files: bool = False
+    remap_leaves_part: bool = False
+    remap_counts_locked: bool = False
     remap_renews_private: bool = True
     remap_merges_above: bool = False
     remap_moves_tables: bool = False
     remap_realigns: bool = False
     seals: bool = False
+    seal_loses_place: bool = False
     vector: bool = False
     vector_willneed: bool = False
     vector_any_of_own: bool = False

@@ -133,10 +133,11 @@ class Vmas:
         upper.first = lower.last = page
         self.insert(upper)
 
-    def merge(self, vma: Vma) -> Vma:
-        """Merge `vma` with its neighbours where the kernel would; the mapping that it is part of then."""
+    def merge(self, vma: Vma, *, but_not: Vma | None = None) -> Vma:
+        """Merge `vma` with its neighbours where the kernel would, `but_not` with one; what it is part of then."""
         place = self._place(vma)
         below, above = self._below(*place), self._after(*place)
+        below, above = None if below is but_not else below, None if above is but_not else above
         joins_below = below is not None and is_mergeable(below, vma) and self._may_join(vma, below)
         joins_above = above is not None and is_mergeable(vma, above) and self._may_join(vma, above)
         if joins_below and joins_above and not _agree(below, above):
