@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import struct
 from array import array
+from functools import lru_cache
+from operator import sub
 from typing import TYPE_CHECKING
 
 from differential import records
@@ -10,12 +13,12 @@ from differential.sequences import CONTENTS, COUNTERS, FAULTS, FRAMES, MAPPINGS,
 from dontneed.abi import pagemap as abi
 from dontneed.model import pagemap, procfs
 from dontneed.model import vma as vm
-from dontneed.model.entries import ANON, FILE, GUARD, HUGE, HUGETLB, KIND, SHMEM, SWAP, ZERO
+from dontneed.model.entries import ANON, FILE, GUARD, HUGE, HUGETLB, KIND, LEAF_PAGES, SHMEM, SWAP, ZERO
 from dontneed.model.faults import SIGSEGV, may_access
 from dontneed.model.hugetlb import is_file_frame
+from dontneed.model.smaps_counts import count_pages
 
 if TYPE_CHECKING:
-    import struct
     from collections.abc import Iterable, Iterator
 
     from differential.sequences import Sequence
@@ -34,6 +37,8 @@ _STATES = {
 }
 """Of a page, but for whether it is huge, and whether it is mapped once."""
 
+_STATES_OF_CODES = [_STATES.get(code & KIND, 0) | (records.IS_HUGE if code & HUGE else 0) for code in range(256)]
+
 _COUNTED = frozenset((ANON, FILE, SHMEM, HUGETLB))
 """Kinds of entries whose frames know how often they are mapped."""
 
@@ -45,7 +50,10 @@ _STATES_AS_PRINTED = (
     (abi.GUARD, records.GUARD),
 )
 
-_UNSAID_IN_SMAPS = (b"Referenced:", b"LazyFree:")
+_UNSAID_IN_SMAPS = ("Referenced:", "LazyFree:")
+_packed = lru_cache(1 << 14)(records.MAPPING.pack)
+_SHARED_BIT = 4
+"""Between MAY_SHARE and its bit in a record."""
 
 
 class Witness:
@@ -59,9 +67,11 @@ class Witness:
         self.process = process
         self._mm = process.mm
         self._parts = sequence.parts
+        self._kind = (process.system.behaviour.version, sequence.arena.setup)
         self._first = first
         self._last = first + sequence.arena.pages
         self._frames = [0] * sequence.arena.pages
+        self._look_at_mappings()
         self._counters_at_start = self._counters()
 
     def of_child(self, child: Process) -> Witness:
@@ -70,59 +80,61 @@ class Witness:
         vars(twin).update(vars(self), process=child, _mm=child.mm, _frames=self._frames)
         return twin
 
-    def parts(self, faults: int) -> bytes:
+    def parts(self, faults: int, *, touched: bool = False) -> bytes:
         """All that a record has behind its head.
 
         Args:
             faults: that the operation took.
+            touched: it did no more than touch pages, which leaves the mappings as they are.
         """
         parts = self._parts
-        said = encode_runs(records.STATE_RUN, self._states_as_printed() if parts & FRAMES else self._states())
+        if not touched:
+            self._look_at_mappings()
+        said = [encode_runs("HB", self._states_as_printed() if parts & FRAMES else self._states())]
         if parts & MAPPINGS:
-            said += self._mappings()
+            said.append(self._mappings)
         if parts & COUNTERS:
-            moved = (now - before for now, before in zip(self._counters(), self._counters_at_start, strict=True))
-            said += records.COUNTER_VALUES.pack(*moved)
+            said.append(records.COUNTER_VALUES.pack(*map(sub, self._counters(), self._counters_at_start)))
         if parts & FAULTS:
-            said += records.FAULT_COUNT.pack(faults)
+            said.append(records.FAULT_COUNT.pack(faults))
         if parts & CONTENTS:
-            said += encode_runs(records.CONTENTS_RUN, self._contents())
+            said.append(encode_runs("HH", self._contents()))
         if parts & SMAPS:
             text = self._smaps()
-            said += records.LENGTH.pack(len(text)) + text
-        return said
+            said += records.LENGTH.pack(len(text)), text
+        return b"".join(said)
 
-    def _states(self) -> Iterator[tuple[int, int]]:
+    def _states(self) -> list[tuple[int, int]]:
         """The state of the arena's pages, as (pages, state), straight from the page table."""
-        unsaid = 0 if self._mm.system.behaviour.pagemap_guard else records.GUARD
         page = self._first
+        states = []
         for first, last, code, value in self._mm.table.runs(page, self._last):
             if first > page:
-                yield first - page, 0
+                states.append((first - page, 0))
             page = last
-            state = _STATES[code & KIND] & ~unsaid | (records.IS_HUGE if code & HUGE else 0)
+            state = _STATES_OF_CODES[code]
             if code & KIND in _COUNTED:
-                yield from self._states_of_frames(code, state, range(value, value + last - first))
+                states += self._states_of_frames(code, state, value, last - first)
             else:
-                yield last - first, state
-        if page < self._last:
-            yield self._last - page, 0
+                states.append((last - first, state))
+        states.append((self._last - page, 0))
+        return states
 
-    def _states_of_frames(self, code: int, state: int, run: range) -> Iterator[tuple[int, int]]:
+    def _states_of_frames(self, code: int, state: int, first: int, pages: int) -> Iterable[tuple[int, int]]:
         """The same for a run of frames, which are exclusive if mapped once."""
         system = self._mm.system
         kind, frames = code & KIND, system.frames
-        cached = kind in (FILE, SHMEM) or (kind == HUGETLB and is_file_frame(system, run.start))
-        if cached:
+        if kind in (FILE, SHMEM) or (kind == HUGETLB and is_file_frame(system, first)):
             state |= records.OF_FILE
-        map_count = frames.cached_map_count if cached else frames.map_count
-        if code & HUGE:
-            yield len(run), state | (records.EXCLUSIVE if map_count(run.start) == 1 else 0)
-        elif not cached and not frames.is_shared(run.start, len(run)):
-            yield len(run), state | records.EXCLUSIVE
+            map_count = frames.cached_map_count
+        elif frames.is_exclusive(first, pages):
+            return ((pages, state | records.EXCLUSIVE),)
         else:
-            for frame in run:
-                yield 1, state | (records.EXCLUSIVE if map_count(frame) == 1 else 0)
+            map_count = frames.map_count
+        exclusive = state | records.EXCLUSIVE
+        if code & HUGE:
+            return ((pages, exclusive if map_count(first) == 1 else state),)
+        return [(1, exclusive if map_count(frame) == 1 else state) for frame in range(first, first + pages)]
 
     def _states_as_printed(self) -> Iterator[tuple[int, int]]:
         """The same page by page, as the model's own pagemap says; MOVED are those in another frame than before."""
@@ -145,31 +157,43 @@ class Witness:
             for page in range(first, last):
                 yield page - self._first, code
 
-    def _mappings(self) -> bytes:
-        inside = self._mm.vmas.within(self._first, self._last)
-        said = [records.LENGTH.pack(len(inside))]
-        for vma in inside:
-            permissions = vma.flags & vm.ACCESS | (8 if vma.flags & vm.MAY_SHARE else 0)
-            first, last = max(vma.first, self._first), min(vma.last, self._last)
-            offset = vma.offset + (first - vma.first) if vma.file is not None and vma.offset else 0
-            said.append(records.MAPPING.pack(first - self._first, last - self._first, permissions, offset))
-        return b"".join(said)
+    def _look_at_mappings(self) -> None:
+        """Note what mappings there are in the arena, and what counters tell of all of them."""
+        start, end = self._first, self._last
+        size, locked, data = 0, self._mm.locked_pages_lost, 0
+        said = []
+        for vma in self._mm.vmas.within(0, self._mm.top):
+            flags, first, last = vma.flags, vma.first, vma.last
+            pages = last - first
+            size += pages
+            if flags & vm.LOCKED:
+                locked += pages
+            if flags & (vm.WRITE | vm.SHARED | vm.GROWS_DOWN) == vm.WRITE:
+                data += pages
+            if first < end and start < last:
+                seen = max(first, start)
+                offset = vma.offset + seen - first if vma.offset and vma.file is not None else 0
+                permissions = flags & vm.ACCESS | (flags & vm.MAY_SHARE) >> _SHARED_BIT
+                said.append(_packed(seen - start, min(last, end) - start, permissions, offset))
+        self._mappings = records.LENGTH.pack(len(said)) + b"".join(said)
+        self._sizes = size * PAGE_KIB, locked * PAGE_KIB, data * PAGE_KIB
 
     def _counters(self) -> tuple[int, ...]:
         """In the order of COUNTER_NAMES, in kB."""
         mm = self._mm
         resident = mm.resident
-        size, locked, data = 0, mm.locked_pages_lost, 0
-        for vma in mm.vmas:
-            size += vma.pages
-            if vma.flags & vm.LOCKED:
-                locked += vma.pages
-            if vma.flags & (vm.WRITE | vm.SHARED | vm.GROWS_DOWN) == vm.WRITE:
-                data += vma.pages
-        pages = (size, locked, resident[ANON], resident[FILE], resident[SHMEM], data)
-        tables = sum(mm.table.table_bytes()) // 1024
-        rest = (resident[SWAP] * PAGE_KIB, mm.hugetlb_pages * PAGE_KIB)
-        return (*(count * PAGE_KIB for count in pages), tables, *rest)
+        size, locked, data = self._sizes
+        return (
+            size,
+            locked,
+            resident[ANON] * PAGE_KIB,
+            resident[FILE] * PAGE_KIB,
+            resident[SHMEM] * PAGE_KIB,
+            data,
+            sum(mm.table.table_bytes()) // 1024,
+            resident[SWAP] * PAGE_KIB,
+            mm.hugetlb_pages * PAGE_KIB,
+        )
 
     def _contents(self) -> Iterator[tuple[int, int]]:
         """The first byte of each page that is present; the signal where the protection forbids to look."""
@@ -190,26 +214,35 @@ class Witness:
 
     def _smaps(self) -> bytes:
         """The entries of the arena in smaps, without their titles and what a sequence does not decide."""
-        said, inside = [], False
-        for line in procfs.smaps(self.process).splitlines(keepends=True):
-            if not line[:1].isupper():
-                start, _, end = line.split(b" ", 1)[0].partition(b"-")
-                inside = int(end, 16) >> 12 > self._first and int(start, 16) >> 12 < self._last
-            elif inside and not line.startswith(_UNSAID_IN_SMAPS):
-                said.append(line)
+        mm, said = self._mm, []
+        for vma in mm.vmas.within(self._first, self._last):
+            decided_by = (*self._kind, vma.pages, vma.first % LEAF_PAGES, vma.flags, count_pages(mm, vma).all)
+            if decided_by not in _smaps_entries:
+                lines = (line for line in procfs.smaps_lines(mm, vma) if not line.startswith(_UNSAID_IN_SMAPS))
+                _smaps_entries[decided_by] = "".join(f"{line}\n" for line in lines).encode()
+            said.append(_smaps_entries[decided_by])
         return b"".join(said)
 
 
-def encode_runs(form: struct.Struct, runs: Iterable[tuple[int, int]]) -> bytes:
-    """Runs of pages, neighbours alike made one."""
-    said: list[bytes] = []
-    length, of_all = 0, None
+_smaps_entries: dict[tuple[object, ...], bytes] = {}
+"""By all that decides what an entry says: to print one takes longer than to find it, and many are alike."""
+
+
+def encode_runs(form: str, runs: Iterable[tuple[int, int]]) -> bytes:
+    """Runs of pages, neighbours alike made one; `form` is that of the pages and of what is said of them."""
+    numbers: list[int] = []
+    length, of_all = 0, -1
     for pages, value in runs:
         if value == of_all:
             length += pages
         elif pages:
-            if length:
-                said.append(form.pack(length, of_all))
+            numbers += length, of_all
             length, of_all = pages, value
-    said.append(form.pack(length, of_all))
-    return records.LENGTH.pack(len(said)) + b"".join(said)
+    numbers += length, of_all
+    count = len(numbers) // 2 - 1  # the first pair is of no page
+    return _list_of(form, count).pack(count, *numbers[2:])
+
+
+@lru_cache
+def _list_of(form: str, count: int) -> struct.Struct:
+    return struct.Struct(f"<H{form * count}")

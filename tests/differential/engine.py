@@ -8,7 +8,8 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from differential.generate import generate
-from differential.records import first_difference
+from differential.records import first_difference, first_differing
+from differential.shrink import shrink
 from dontneed.records import Record
 
 if TYPE_CHECKING:
@@ -41,6 +42,14 @@ class Disagreement(Record):
     live: bytes | None
     predicted: bytes | None
     failure: str = ""
+
+    @property
+    def needed(self) -> Sequence:
+        """The sequence up to the operation after which the two differ first: what follows has nothing to do with it."""
+        if self.live is None or self.predicted is None:
+            return self.sequence
+        last = first_differing(self.sequence, self.live, self.predicted)
+        return self.sequence.replace(operations=self.sequence.operations[: last + 1])
 
     def __str__(self) -> str:
         if self.live is None or self.predicted is None:
@@ -81,9 +90,18 @@ class Comparison:
 
     def check(self, sequence: Sequence) -> Disagreement | None:
         """Compare one sequence, by itself; asked again where the answers differ."""
-        self._executor.submit(sequence)
-        found = self._held_against_the_answer(sequence)
+        found = self.check_once(sequence)
         return None if found is None or self._agrees_when_asked_again(found) else found
+
+    def check_once(self, sequence: Sequence) -> Disagreement | None:
+        """The same without asking again."""
+        self._executor.submit(sequence)
+        return self._held_against_the_answer(sequence)
+
+    def smallest(self, found: Disagreement) -> Disagreement:
+        """The same disagreement in as few operations as show it."""
+        whole = found.needed if self.check(found.needed) else found.sequence
+        return self.check(shrink(whole, lambda sequence: self.check(sequence) is not None)) or found
 
     def run(self, kind: Kind, seed: int, numbers: Iterable[int], length: int = 60) -> Tally:
         """Compare many, the executor at work on the next ones while a prediction is made."""

@@ -1,6 +1,7 @@
 """What a kind of sequence needs of the machine: set up for its time, and put back.
 
-Everything here needs root. A need that cannot be met is a `Missing`, which says by name what.
+Everything here needs root. A need that cannot be met is a `Missing`, which says by name what. The locks are those of
+the lab, which changes the same settings.
 """
 
 from __future__ import annotations
@@ -10,6 +11,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dontneed.errors import DontneedError
+from dontneed.kernel.hugetlb import enlarged_pool
+from dontneed.kernel.settings import held_lock
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -17,7 +22,8 @@ if TYPE_CHECKING:
 
 ZRAM_CONTROL = Path("/sys/class/zram-control")
 PAGE_CLUSTER = Path("/proc/sys/vm/page-cluster")
-NR_HUGEPAGES = Path("/proc/sys/vm/nr_hugepages")
+SWAPS = "/proc/swaps"
+"""Whose lock keeps those apart who change what swap there is."""
 
 SWAP_BYTES = 64 << 20
 POOL_PAGES = 40
@@ -39,7 +45,7 @@ def environment(kind: Kind) -> Iterator[None]:
         try:
             for need in kind.needs:
                 stack.enter_context(_PROVIDERS[need]())
-        except (OSError, subprocess.CalledProcessError) as error:
+        except (OSError, subprocess.CalledProcessError, DontneedError) as error:
             msg = f"{kind.name} sequences need {' and '.join(kind.needs)}: {error}"
             raise Missing(msg) from error
         yield
@@ -48,9 +54,10 @@ def environment(kind: Kind) -> Iterator[None]:
 @contextmanager
 def _swap() -> Iterator[None]:
     """Swap on compressed memory, on a device of its own; without reading ahead, so that each page comes alone."""
-    number = (ZRAM_CONTROL / "hot_add").read_text().strip()
-    device, settings = Path(f"/dev/zram{number}"), Path(f"/sys/block/zram{number}")
     with ExitStack() as stack:
+        stack.enter_context(held_lock(SWAPS))
+        number = (ZRAM_CONTROL / "hot_add").read_text().strip()
+        device, settings = Path(f"/dev/zram{number}"), Path(f"/sys/block/zram{number}")
         stack.callback((ZRAM_CONTROL / "hot_remove").write_text, number)
         stack.callback((settings / "reset").write_text, "1")
         (settings / "disksize").write_text(str(SWAP_BYTES))
@@ -59,20 +66,6 @@ def _swap() -> Iterator[None]:
         subprocess.run(["swapon", "--priority", "100", device], check=True, capture_output=True)
         stack.callback(subprocess.run, ["swapoff", device], check=True, capture_output=True)
         yield
-
-
-@contextmanager
-def _hugetlb() -> Iterator[None]:
-    """A pool of huge pages beside what others have there."""
-    before = int(NR_HUGEPAGES.read_text())
-    try:
-        NR_HUGEPAGES.write_text(str(before + POOL_PAGES))
-        if int(NR_HUGEPAGES.read_text()) < before + POOL_PAGES:
-            msg = f"no {POOL_PAGES} free huge pages"
-            raise OSError(msg)
-        yield
-    finally:
-        NR_HUGEPAGES.write_text(str(max(0, int(NR_HUGEPAGES.read_text()) - POOL_PAGES)))
 
 
 @contextmanager
@@ -86,4 +79,4 @@ def _setting(path: Path, value: str) -> Iterator[None]:
             path.write_text(before)
 
 
-_PROVIDERS = {"swap": _swap, "hugetlb": _hugetlb}
+_PROVIDERS = {"swap": _swap, "hugetlb": lambda: enlarged_pool(POOL_PAGES)}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from differential import sequences as seq
 from differential.describe import Witness, encode_runs
 from differential.environment import POOL_PAGES
-from differential.records import CONTENTS_RUN, HEAD, LAST, SIGNALLED
+from differential.records import HEAD, LAST, SIGNALLED
 from dontneed.model import hugetlb
 from dontneed.model import vma as vm
 from dontneed.model.entries import HUGETLB, KIND, LEAF_PAGES, SHMEM, ZERO
@@ -55,7 +55,7 @@ class Play:
         witness = Witness(process, self._sequence, self._base // PAGE_BYTES)
         self._carry_out(witness, 0, len(self._sequence.operations), depth=0)
         contents = [(1, self._first_byte(process, page)) for page in range(self._sequence.arena.pages)]
-        self._said += HEAD.pack(LAST, 0, 0, 0), encode_runs(CONTENTS_RUN, contents), witness.parts(0)
+        self._said += HEAD.pack(LAST, 0, 0, 0), encode_runs("HH", contents), witness.parts(0)
         return b"".join(self._said)
 
     def _start(self) -> Process:
@@ -109,7 +109,8 @@ class Play:
             else:
                 faults = witness.process.mm.minor_faults
                 error, value = self._perform(witness.process, operation)
-                self._record(witness, (number, depth, error, value), witness.process.mm.minor_faults - faults)
+                faults = witness.process.mm.minor_faults - faults
+                self._record(witness, (number, depth, error, value), faults, touched=operation.code in _TOUCHES)
             number += 1
 
     def _fork_and_go_on(self, witness: Witness, number: int, depth: int) -> int:
@@ -123,8 +124,8 @@ class Play:
         self._record(witness, (number, depth, 0, count), 0)
         return count
 
-    def _record(self, witness: Witness, head: tuple[int, int, int, int], faults: int) -> None:
-        self._said += HEAD.pack(*head), witness.parts(faults)
+    def _record(self, witness: Witness, head: tuple[int, int, int, int], faults: int, *, touched: bool = False) -> None:
+        self._said += HEAD.pack(*head), witness.parts(faults, touched=touched)
 
     # The operations
 
@@ -206,6 +207,7 @@ class Play:
         return process.mseal(self._address(start), length % ADDRESSES), 0
 
 
+_TOUCHES = frozenset((seq.READ.code, seq.WRITE.code))
 _OPERATIONS = {
     seq.MAP.code: Play._map,
     seq.UNMAP.code: Play._unmap,

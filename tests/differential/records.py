@@ -139,6 +139,15 @@ def first_difference(sequence: Sequence, live: bytes, predicted: bytes) -> str:
     return ""
 
 
+def first_differing(sequence: Sequence, live: bytes, predicted: bytes) -> int:
+    """The operation after which two answers differ first; the last one of the sequence if that is nowhere else."""
+    last = len(sequence.operations) - 1
+    for one, other in zip(decode(live, sequence.parts), decode(predicted, sequence.parts), strict=False):
+        if one != other:
+            return min(one.operation, last)
+    return last
+
+
 def _title(sequence: Sequence, step: Step) -> str:
     where = f" in the forked child (depth {step.depth})" if step.depth else ""
     if step.operation == LAST:

@@ -11,6 +11,7 @@ output, progress goes to standard error; the exit code is 1 if there was one.
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import signal
 import sys
@@ -24,12 +25,16 @@ from differential.environment import Missing, environment
 from differential.executor import Executor, build
 from differential.generate import KINDS
 from differential.modelled import predict
-from differential.shrink import shrink
 
 if TYPE_CHECKING:
+    from multiprocessing.queues import SimpleQueue
     from pathlib import Path
 
     from differential.generate import Kind
+
+
+_CPUS = sorted(os.sched_getaffinity(0))
+
 
 class Soak:
     """One soak of many kinds.
@@ -57,7 +62,11 @@ class Soak:
         tally = Tally(0, (), (), 0)
         share = max(1, min(500, len(self._numbers) // self._jobs))
         starts = range(self._numbers.start, self._numbers.stop, share)
-        with ProcessPoolExecutor(self._jobs, get_context("spawn"), _prepare, (self._program, self._itself)) as pool:
+        context = get_context("spawn")
+        cpus = context.SimpleQueue()
+        for number in range(self._jobs):
+            cpus.put(_CPUS[number % len(_CPUS)])
+        with ProcessPoolExecutor(self._jobs, context, _prepare, (self._program, self._itself, cpus)) as pool:
             under_way = [
                 pool.submit(
                     _work, kind.name, self._seed, range(start, min(start + share, self._numbers.stop)), self._length
@@ -73,9 +82,8 @@ class Soak:
 
     def smallest(self, found: Disagreement) -> Disagreement:
         """The same disagreement in as few operations as show it."""
-        _prepare(self._program, self._itself)
-        sequence = shrink(found.sequence, lambda sequence: _comparison().check(sequence) is not None)
-        return _comparison().check(sequence) or found
+        _prepare(self._program, self._itself, None)
+        return _comparison().smallest(found)
 
 
 # In a worker: an executor, kept from task to task.
@@ -83,10 +91,11 @@ class Soak:
 _kept: list[Comparison] = []
 
 
-def _prepare(program: Path, itself: bool) -> None:  # noqa: FBT001 - an initializer is called by position
+def _prepare(program: Path, itself: bool, cpus: SimpleQueue[int] | None) -> None:  # noqa: FBT001 - called by position
     if not _kept:
-        other = Executor(program).run if itself else predict
-        _kept.append(Comparison(Executor(program), other))
+        cpu = None if cpus is None else cpus.get()
+        other = Executor(program, cpu).run if itself else predict
+        _kept.append(Comparison(Executor(program, cpu), other))
 
 
 def _comparison() -> Comparison:

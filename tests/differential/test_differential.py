@@ -9,7 +9,6 @@ from differential.executor import Executor, build
 from differential.generate import KINDS, generate
 from differential.modelled import predict
 from differential.records import LAST, decode
-from differential.shrink import shrink
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_command("cc"), pytest.mark.needs_kernel("6.18")]
 
@@ -27,9 +26,8 @@ def differences(executor: Executor, name: str, seed: int, count: int) -> str:
     if not tally.disagreements:
         return ""
     number, found = tally.disagreements[0]
-    smallest = shrink(found.sequence, lambda sequence: comparison.check(sequence) is not None)
     again = f"python -m differential.soak --kind {name} --seed {seed} --first {number} --count 1"
-    return f"{len(tally.disagreements)} of {count}; {again}\n{comparison.check(smallest) or found}"
+    return f"{len(tally.disagreements)} of {count}; {again}\n{comparison.smallest(found)}"
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -105,7 +105,7 @@ def refuses_split(mm: Mm, first: int, last: int) -> bool:
 
 
 def unmap(mm: Mm, vma: Vma, first: int, last: int) -> list[Run]:
-    """Take the pages of a range away, as a zap does; the entries that went. A hole in the file takes private copies too.
+    """Take the pages of a range away, as a zap does; the entries that went. A hole takes private copies too.
 
     Args:
         mm: whose.

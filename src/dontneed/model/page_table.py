@@ -43,6 +43,9 @@ LEAF_SHIFT, PMD_SHIFT, PUD_SHIFT, P4D_SHIFT = 9, 18, 27, 36
 FIVE_LEVELS = 5
 TABLE_BYTES = 4096
 
+_FEW = 8
+"""So many tables are looked up one by one."""
+
 ALL_KINDS = frozenset(range(KIND + 1))
 
 
@@ -305,7 +308,8 @@ class PageTable:
     def _leaves_across(self, first: int, last: int) -> Iterator[tuple[int, Leaf, int, int]]:
         leaves = self.leaves
         head, tail = first >> LEAF_SHIFT, (last - 1) >> LEAF_SHIFT
-        for number in _members(leaves, _tables_of(first, last, LEAF_SHIFT)):
+        numbers = range(head, tail + 1) if first < last else range(0)
+        for number in [each for each in numbers if each in leaves] if tail - head < _FEW else _members(leaves, numbers):
             if head < number < tail:
                 yield number, leaves[number], 0, LEAF_PAGES
             else:

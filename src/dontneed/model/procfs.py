@@ -106,9 +106,9 @@ def smaps(process: Process) -> bytes:
     lines = []
     for vma in process.mm.vmas:
         lines.append(_map_line(vma))
-        lines += _smaps_lines(process.mm, vma)
+        lines += smaps_lines(process.mm, vma)
     lines.append(_vsyscall_line(behaviour))
-    lines += _smaps_lines(process.mm, vm.Vma(0, 1, vm.EXEC, None, 0))
+    lines += smaps_lines(process.mm, vm.Vma(0, 1, vm.EXEC, None, 0))
     return _text(lines)
 
 
@@ -156,7 +156,7 @@ def _permissions(vma: Vma) -> str:
 # smaps
 
 
-def _smaps_lines(mm: Mm, vma: Vma) -> Iterator[str]:
+def smaps_lines(mm: Mm, vma: Vma) -> Iterator[str]:
     """What smaps prints of a mapping below its line of maps."""
     behaviour = mm.system.behaviour
     counts = count_pages(mm, vma)

@@ -52,6 +52,11 @@ class Counts:
     def __init__(self) -> None:
         self._bytes: Counter[str] = Counter()
 
+    @property
+    def all(self) -> frozenset[tuple[str, int]]:
+        """Every line that something was counted in, with its sum."""
+        return frozenset(self._bytes.items())
+
     def kib(self, line: str) -> int:
         """What is printed in a line, in KiB."""
         scaled = _PSS_SHIFT if line in _PROPORTIONAL else 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from dontneed.abi.advice import Advice
 from dontneed.model.frames import Frames
 from dontneed.model.page_cache import File
@@ -16,6 +18,13 @@ if TYPE_CHECKING:
 
 
 _POISONING = {int(Advice.HWPOISON), int(Advice.SOFT_OFFLINE)}
+
+
+@cache
+def _advices_of(version: tuple[int, ...]) -> frozenset[int]:
+    """The numbers of the advices that a kernel handles."""
+    behaviour = behaviour_at(".".join(map(str, version)))
+    return frozenset(each.number for each in Advice.all() if behaviour.knows(each)) - _POISONING
 
 
 class System:
@@ -36,7 +45,7 @@ class System:
 
     def __init__(self, behaviour: Behaviour | str = "6.18", *, levels: int = 4) -> None:
         self.behaviour = behaviour_at(behaviour) if isinstance(behaviour, str) else behaviour
-        self.advices = frozenset(each.number for each in Advice.all() if self.behaviour.knows(each)) - _POISONING
+        self.advices = _advices_of(self.behaviour.version)
         self.page_table_levels = levels
         self.frames = Frames()
         self.swap = Swap()

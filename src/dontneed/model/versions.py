@@ -6,6 +6,7 @@ the newest of its stable releases: what a stable release took back from a later 
 
 from __future__ import annotations
 
+from functools import cache
 from math import inf
 
 from dontneed.errors import UsageError
@@ -240,6 +241,7 @@ LAST = "7.3"
 _FEWEST_NUMBERS, _MOST_NUMBERS = 2, 3
 
 
+@cache
 def behaviour_at(version: str) -> Behaviour:
     """How Linux `version` behaves, by the steps up to it.
 
