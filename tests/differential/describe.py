@@ -56,6 +56,18 @@ _SHARED_BIT = 4
 """Between MAY_SHARE and its bit in a record."""
 
 
+_FRAME_BITS = abi.PFN_MASK.bit_length()
+
+
+@lru_cache
+def _printed_state(flags: int, code: int) -> int:
+    """The state of a page by the flags of its entry in pagemap, shifted down; whether it is huge is not in there."""
+    huge = records.IS_HUGE if code & HUGE else 0
+    if code & KIND == ZERO:
+        return records.PRESENT | records.ZERO | huge
+    return sum(state for bit, state in _STATES_AS_PRINTED if flags << _FRAME_BITS & bit) | huge
+
+
 class Witness:
     """Sees one process, and remembers which frame each page had: a forked child inherits that.
 
@@ -142,14 +154,9 @@ class Witness:
         codes = dict(self._codes())
         before, self._frames = self._frames, [entry & abi.PFN_MASK if entry & abi.PRESENT else 0 for entry in entries]
         for page, (entry, frame) in enumerate(zip(entries, self._frames, strict=True)):
-            code = codes.get(page, 0)
-            huge = records.IS_HUGE if code & HUGE else 0
-            if code & KIND == ZERO:
-                yield 1, records.PRESENT | records.ZERO | huge
-                continue
-            moved = frame and before[page] and frame != before[page]
-            state = sum(state for bit, state in _STATES_AS_PRINTED if entry & bit)
-            yield 1, state | huge | (records.MOVED if moved else 0)
+            state = _printed_state(entry >> _FRAME_BITS, codes.get(page, 0))
+            moved = frame and before[page] and frame != before[page] and not state & records.ZERO
+            yield 1, state | (records.MOVED if moved else 0)
 
     def _codes(self) -> Iterator[tuple[int, int]]:
         """The code of each page that has an entry, by page of the arena."""
@@ -216,7 +223,14 @@ class Witness:
         """The entries of the arena in smaps, without their titles and what a sequence does not decide."""
         mm, said = self._mm, []
         for vma in mm.vmas.within(self._first, self._last):
-            decided_by = (*self._kind, vma.pages, vma.first % LEAF_PAGES, vma.flags, count_pages(mm, vma).all)
+            decided_by = (
+                *self._kind,
+                vma.pages,
+                vma.first % LEAF_PAGES,
+                vma.flags,
+                vma.is_anonymous,
+                count_pages(mm, vma).all,
+            )
             if decided_by not in _smaps_entries:
                 lines = (line for line in procfs.smaps_lines(mm, vma) if not line.startswith(_UNSAID_IN_SMAPS))
                 _smaps_entries[decided_by] = "".join(f"{line}\n" for line in lines).encode()

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dontneed.errors import DontneedError
-from dontneed.kernel.hugetlb import enlarged_pool
 from dontneed.kernel.settings import held_lock
+from dontneed.lab.keeper import kept
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,4 +79,4 @@ def _setting(path: Path, value: str) -> Iterator[None]:
             path.write_text(before)
 
 
-_PROVIDERS = {"swap": _swap, "hugetlb": lambda: enlarged_pool(POOL_PAGES)}
+_PROVIDERS = {"swap": _swap, "hugetlb": lambda: kept("hugetlb", POOL_PAGES)}

@@ -11,12 +11,14 @@ from differential.records import HEAD, LAST, SIGNALLED
 from dontneed.model import hugetlb
 from dontneed.model import vma as vm
 from dontneed.model.entries import HUGETLB, KIND, LEAF_PAGES, SHMEM, ZERO
-from dontneed.model.faults import touch
+from dontneed.model.faults import SIGSEGV, may_access, touch
 from dontneed.model.process import Process
 from dontneed.model.system import System
 from dontneed.units import HUGE_PAGE_BYTES, PAGE_BYTES
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from differential.sequences import Operation, Sequence
     from dontneed.model.page_cache import File
 
@@ -54,7 +56,7 @@ class Play:
         process = self._start()
         witness = Witness(process, self._sequence, self._base // PAGE_BYTES)
         self._carry_out(witness, 0, len(self._sequence.operations), depth=0)
-        contents = [(1, self._first_byte(process, page)) for page in range(self._sequence.arena.pages)]
+        contents = list(self._contents_of_all(process))
         self._said += HEAD.pack(LAST, 0, 0, 0), encode_runs("HH", contents), witness.parts(0)
         return b"".join(self._said)
 
@@ -79,9 +81,13 @@ class Play:
             file = hugetlb.new_file(self._system, pages, name=FILE_NAME)
             self._fill_by_mapping(file, pages)
             return file
-        file = self._system.new_file(FILE_NAME, pages, kind=SHMEM)
-        for page in range(pages):
-            file.write(page, (FIRST_FILE_BYTE + page) % 256)
+        file = self._system.new_file(FILE_NAME, pages, kind=SHMEM, cached=False)
+        frames = range(first := self._system.frames.allocate(pages), first + pages)
+        file.cache.update(enumerate(frames))
+        file.dirty.update(frames)
+        file.mark_used(first, pages)
+        for page, frame in enumerate(frames):
+            self._system.frames.store(frame, 1, (FIRST_FILE_BYTE + page) % 256)
         return file
 
     def _fill_by_mapping(self, file: File, pages: int) -> None:
@@ -94,9 +100,27 @@ class Play:
             self._system.frames.store(process.mm.table.get(first)[1], 1, FIRST_FILE_BYTE + page // LEAF_PAGES)
         process.exit()
 
-    def _first_byte(self, process: Process, page: int) -> int:
-        error, value = self._read(process, page * PAGE_BYTES)
-        return error or value
+    def _contents_of_all(self, process: Process) -> Iterator[tuple[int, int]]:
+        """Read every page in turn: (pages, first byte, or signal). Of pages that are there, one touch tells no more."""
+        mm, load = process.mm, self._system.frames.load
+        page = self._base // PAGE_BYTES
+        last = page + self._sequence.arena.pages
+        while page < last:
+            vma = mm.vmas.find_from(page)
+            if vma is None or vma.first > page or not may_access(vma, write=False):
+                end = last if vma is None else min(last, vma.last if vma.first <= page else vma.first)
+                yield end - page, SIGNALLED + SIGSEGV
+                page = end
+            elif signal := touch(mm, page, page + 1, write=False):
+                yield 1, SIGNALLED + signal
+                page += 1
+            else:
+                _, end, code, value = mm.table.runs(page, min(vma.last, last))[0]
+                if code & KIND == ZERO:
+                    yield end - page, 0
+                else:
+                    yield from ((1, load(frame)) for frame in range(value, value + end - page))
+                page = end
 
     # The course of a sequence
 

@@ -12,14 +12,16 @@ from differential.generate import KINDS, generate
 from differential.modelled import predict
 from dontneed.abi.advice import Advice
 from dontneed.abi.errnos import ENOMEM
-from dontneed.model import advice, faults, fork, mappings, vmas, zap
+from dontneed.model import advice, faults, fork, heap, lazy, mappings, remap, seal, vector, vmas, zap
 from dontneed.model import vma as vm
-from dontneed.model.entries import DIRTY, GUARD, WRITE, YOUNG
+from dontneed.model.entries import DIRTY, GUARD, SWAP, WRITE, YOUNG
 from dontneed.model.page_table import PageTable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
+    from differential.generate import Kind
+    from differential.sequences import Sequence
     from dontneed.model.mm import Mm
     from dontneed.model.vma import Vma
 
@@ -127,21 +129,75 @@ def merge_what_differs(plant: pytest.MonkeyPatch) -> None:
     plant.setattr(vmas, "is_mergeable", nearly)
 
 
-PLANTS = (
-    discard_locked_memory,
-    discard_guards,
-    free_at_once,
-    stop_at_a_hole,
-    protect_behind_a_hole,
-    map_nothing_around,
-    remove_private_copies,
-    forget_to_wipe,
-    copy_every_mapping,
-    write_to_shared_frames,
-    lock_without_bringing_in,
-    keep_tables,
-    merge_what_differs,
-)
+# What only other kinds of sequences show
+
+
+def unmap_what_stays_behind(plant: pytest.MonkeyPatch) -> None:
+    """MREMAP_DONTUNMAP unmaps."""
+    plant.setattr(remap, "_leave_source", lambda mm, asked, _copy: mappings.munmap(mm, asked.first, asked.last))
+
+
+def never_lower_the_break(plant: pytest.MonkeyPatch) -> None:
+    """The heap grows only."""
+    brk = heap.brk
+    plant.setattr(heap, "brk", lambda mm, end: mm.brk if end < mm.brk else brk(mm, end))
+
+
+def page_nothing_out(plant: pytest.MonkeyPatch) -> None:
+    """PAGEOUT does nothing."""
+    plant.setitem(advice._ACTIONS, int(Advice.PAGEOUT), lambda *_: 0)
+
+
+def leak_swap(plant: pytest.MonkeyPatch) -> None:
+    """DONTNEED leaves swap entries behind, and their slots in use."""
+    plant.setattr(advice, "GUARDS", frozenset((GUARD, SWAP)))
+
+
+def free_parts_of_huge_pages(plant: pytest.MonkeyPatch) -> None:
+    """FREE of a part of a huge page does not split it."""
+    plant.setattr(lazy, "split_cut_folios", lambda *_: None)
+
+
+def split_hugetlb_memory(plant: pytest.MonkeyPatch) -> None:
+    """Advice takes hugetlb mappings apart within a huge page."""
+    plant.setattr(advice, "refuses_split", lambda *_: False)
+
+
+def count_no_bytes(plant: pytest.MonkeyPatch) -> None:
+    """process_madvise answers 0 for what it did."""
+    advise = vector.process_madvise
+    plant.setattr(vector, "process_madvise", lambda *how: min(0, advise(*how)))
+
+
+def seal_nothing(plant: pytest.MonkeyPatch) -> None:
+    """Mseal succeeds, and seals nothing."""
+    plant.setattr(seal, "set_flags", lambda _mm, vma, *_: vma)
+
+
+PLANTS = {
+    discard_locked_memory: "base",
+    discard_guards: "base",
+    free_at_once: "base",
+    stop_at_a_hole: "base",
+    protect_behind_a_hole: "base",
+    map_nothing_around: "base",
+    remove_private_copies: "base",
+    forget_to_wipe: "base",
+    copy_every_mapping: "base",
+    write_to_shared_frames: "base",
+    lock_without_bringing_in: "base",
+    keep_tables: "base",
+    merge_what_differs: "base",
+    unmap_what_stays_behind: "remap",
+    never_lower_the_break: "brk",
+    page_nothing_out: "pageout",
+    leak_swap: "swap",
+    free_parts_of_huge_pages: "thp",
+    split_hugetlb_memory: "hugetlb",
+    count_no_bytes: "process_madvise",
+    seal_nothing: "seal",
+}
+"""The faults, and the kind of sequences that each is looked for in."""
 
 
 @pytest.mark.parametrize("plant_fault", PLANTS, ids=lambda plant: plant.__name__)
@@ -149,18 +205,18 @@ def test_a_planted_fault_is_found_and_shrunk(
     executor, provided, monkeypatch: pytest.MonkeyPatch, plant_fault: Callable[[pytest.MonkeyPatch], None]
 ) -> None:
     """Within some hundred random sequences, to a handful of operations; without the fault these agree again."""
-    kind = KINDS["base"]
+    kind = KINDS[PLANTS[plant_fault]]
     provided(kind)
     comparison = Comparison(executor, predict)
     with monkeypatch.context() as planted:
         plant_fault(planted)
-        found = next(filter(None, (comparison.check(sequence) for sequence in _sequences())), None)
+        found = next(filter(None, (comparison.check(sequence) for sequence in _sequences(kind))), None)
         assert found is not None, f"not found in {SEQUENCES} sequences"
         smallest = comparison.smallest(found)
     assert len(smallest.sequence.operations) <= MOST_OPERATIONS, str(smallest)
     assert comparison.check(smallest.sequence) is None
 
 
-def _sequences():
+def _sequences(kind: Kind) -> Iterator[Sequence]:
     """Those that the fault is looked for in."""
-    return (generate(KINDS["base"], SEED, number) for number in range(SEQUENCES))
+    return (generate(kind, SEED, number) for number in range(SEQUENCES))

@@ -21,8 +21,8 @@ from dontneed.kernel import memory
 from dontneed.kernel.environment import read_huge_pages
 from dontneed.kernel.mappings import map_memory, unmap_memory
 from dontneed.lab import channel, live
-from dontneed.lab.experiments.anonymous import EXPERIMENT
 from dontneed.lab.catalogue import NAMES, experiment_named, run_experiment
+from dontneed.lab.experiments.anonymous import EXPERIMENT
 from dontneed.lab.live import LiveMachine, LiveProcess
 from dontneed.lab.machine import SHARED_ANONYMOUS, Faults
 from dontneed.lab.snapshot import Held, Snapshot, take_snapshot

@@ -20,8 +20,8 @@ from dontneed.abi.page_table import SLOT_BYTES, TABLE_BYTES, frees_emptied_table
 from dontneed.errors import KernelLacks, NotPermitted, UsageError
 from dontneed.kernel.build import parse_build_option, parse_version, read_build_option
 from dontneed.lab import spelling
-from dontneed.lab.experiments.anonymous import EXPERIMENT, PAGES, SIZE
 from dontneed.lab.catalogue import NAMES, experiment_named, machine_named, run_experiment
+from dontneed.lab.experiments.anonymous import EXPERIMENT, PAGES, SIZE
 from dontneed.lab.machine import PRIVATE_ANONYMOUS, Faults, Kernel, Reading, Region
 from dontneed.lab.snapshot import take_snapshot
 from dontneed.report.transcript import Claim, Run, format_run, run_document

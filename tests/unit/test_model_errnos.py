@@ -28,18 +28,21 @@ FIRST, FEW, HUGE = 0x1000_0000, 4, 512
 class Made:
     """A mapping of the model, and the range that is advised."""
 
-    def __init__(self, access=RW, pages=FEW, *, touched=True, file=None, shared=False, flags=0):
+    def __init__(  # noqa: PLR0913 - so much can be said of a mapping
+        self, access=RW, pages=FEW, *, touched=True, file=None, read_only=False, shared=False, flags=0
+    ):
         self.mm = Mm(System("6.18"))
         self.pages = pages
         if file:
-            file = self.file(*file)
-        assert mmap(self.mm, FIRST, FIRST + pages, RW & ~_denied(file, shared), shared=shared, file=file, flags=flags) == 0
+            file = self.file(*file, writable=not read_only)
+        possible = RW & ~_denied(file, shared=shared)
+        assert mmap(self.mm, FIRST, FIRST + pages, possible, shared=shared, file=file, flags=flags) == 0
         if touched:
-            touch(self.mm, FIRST, FIRST + pages, write=bool(not _denied(file, shared)))
+            touch(self.mm, FIRST, FIRST + pages, write=possible == RW)
         if access != RW:
             mprotect(self.mm, FIRST, FIRST + pages, access)
 
-    def file(self, kind, nature=REGULAR, writable=True):
+    def file(self, kind, nature=REGULAR, *, writable=True):
         """A file that is `pages` long."""
         file = self.mm.system.new_file("/file", self.pages, kind=kind)
         file.nature, file.writable = nature, writable
@@ -61,7 +64,7 @@ class Made:
         return errno.errorcode[refused] if refused else "ok"
 
 
-def _denied(file: File | None, shared: bool) -> int:
+def _denied(file: File | None, *, shared: bool) -> int:
     return vm.WRITE if shared and file is not None and not file.writable else 0
 
 
@@ -109,7 +112,7 @@ KINDS = {
     "secret": lambda: Made(file=(FILE, SECRET), shared=True, flags=vm.LOCKED),
     "file_sh_rw": lambda: Made(file=(FILE,), shared=True),
     "file_sh_ro_rwfd": lambda: Made(READ, file=(FILE,), shared=True),
-    "file_sh_ro_rofd": lambda: Made(READ, file=(FILE, REGULAR, False), shared=True),
+    "file_sh_ro_rofd": lambda: Made(READ, file=(FILE,), read_only=True, shared=True),
     "file_pv_rw": lambda: Made(file=(FILE,)),
     "file_pv_ro": lambda: Made(READ, touched=False, file=(FILE,)),
     "hugetlb_sh": lambda: _hugetlb(shared=True),

@@ -316,11 +316,13 @@ def test_a_private_mapping_of_a_file_reads_its_pages_and_copies_them_for_writing
 
 
 def test_a_touch_behind_the_end_of_a_file_is_sigbus():
-    """The mapping may be longer than the file."""
+    """A mapping that is read-only may be longer than the file; one that is not makes the file longer."""
     mm = machine()
     file = hugetlb.new_file(mm.system, SLOT, name="/memfd:pool")
-    map_pages(mm, shared=True, file=file, flags=vm.NO_RESERVE)
-    assert [write(mm, BASE), write(mm, BASE + SLOT)] == [0, SIGBUS]
+    mmap(mm, BASE, BASE + 2 * SLOT, vm.READ, shared=True, file=file, flags=vm.HUGETLB)
+    assert [read(mm, BASE), read(mm, BASE + SLOT)] == [0, SIGBUS]
+    map_pages(mm, shared=True, file=file)
+    assert [write(mm, BASE), write(mm, BASE + SLOT)] == [0, 0]
 
 
 def test_a_write_shows_in_the_entry():

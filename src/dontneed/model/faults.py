@@ -218,6 +218,8 @@ def _map_around(mm: Mm, vma: Vma, page: int) -> None:
     slot = page & -LEAF_PAGES
     first = max(page & -window, vma.first, slot)
     last = min(first + window, vma.last, slot + LEAF_PAGES, vma.first + file.pages - vma.offset)
+    if file.folios and mm.system.behaviour.maps_whole_folio:
+        first, last = huge.folio_at(vma, first)[0], huge.folio_at(vma, last - 1)[1]
     for near in range(first, last):
         frame = file.cache.get(vma.file_page(near))
         if frame is not None and mm.table.get(near)[0] == NONE:
@@ -235,7 +237,13 @@ def _write_shared_page(mm: Mm, vma: Vma, page: int) -> int:
     _count_file_fault(mm, vma, index)
     frame = file.frame(index)
     file.dirty.add(frame)
-    _map_cached(mm, page, frame, file.kind | WRITE | DIRTY | YOUNG)
+    first, last = page, page + 1
+    if file.folios and mm.system.behaviour.maps_whole_folio:
+        whole = huge.folio_at(vma, page)
+        if not mm.table.runs(*whole):
+            first, last = whole
+    for near in range(first, last):
+        _map_cached(mm, near, file.cache[vma.file_page(near)], file.kind | WRITE | DIRTY | YOUNG)
     return 0
 
 

@@ -138,6 +138,21 @@ def map_cached(mm: Mm, vma: Vma, page: int, *, write: bool) -> bool:
     return True
 
 
+def folio_at(vma: Vma, page: int) -> tuple[int, int]:
+    """The pages that the folio of the cache which holds `page` would be mapped at; of one that does not fit, `page`.
+
+    Kernel:
+        mm/filemap.c filemap_map_folio_range(), mm/memory.c finish_fault(): within the mapping, and within one table.
+    """
+    file = vma.file
+    index = vma.file_page(page)
+    head, pages = file.folio_of(index) if file is not None else (index, 1)
+    first = page - (index - head)
+    if vma.first <= first and first + pages <= vma.last and first // LEAF_PAGES == (first + pages - 1) // LEAF_PAGES:
+        return first, first + pages
+    return page, page + 1
+
+
 # Something there
 
 

@@ -46,6 +46,7 @@ class File:
         dirty: frames of the cache that are.
         referenced, active: those that were used once, or often, of late (PG_referenced, PG_active).
         huge: pages of the file from which on a huge page holds 512 of them (SHMEM).
+        folios: first page → pages, of what is larger than a page and left of a huge page that a hole was punched into.
         reserved: first pages of huge pages that are reserved for mappings, and have no frame yet (HUGETLB).
         mappers: the address spaces that map it, or did.
     """
@@ -55,6 +56,7 @@ class File:
         "active",
         "cache",
         "dirty",
+        "folios",
         "huge",
         "inode",
         "kind",
@@ -83,6 +85,7 @@ class File:
         self.referenced: set[int] = set()
         self.active: set[int] = set()
         self.huge: set[int] = set()
+        self.folios: dict[int, int] = {}
         self.reserved: set[int] = set()
         self.mappers: set[Mm] = set()
         self._disk: dict[int, int] = {}
@@ -144,7 +147,7 @@ class File:
     def drop(self, page: int) -> None:
         """Let go of a cached page that nobody maps: it is read from disk next time, or, in memory, lost."""
         frame = self.cache.pop(page)
-        self.huge.discard(page & -LEAF_PAGES)
+        self.forget_folio(page)
         self.dirty.discard(frame)
         self.referenced.discard(frame)
         self.active.discard(frame)
@@ -159,6 +162,8 @@ class File:
             hugetlb.punch(self, first, last)
             return
         unmap_file_range(self, first, last)
+        for head, pages in self._cut_folios(first, last):
+            unmap_file_range(self, head, head + pages)  # who splits it needs it for himself
         for page in range(first, min(last, self.pages)):
             if page in self.cache:
                 self.drop(page)
@@ -166,6 +171,46 @@ class File:
             if slot is not None:
                 release_slots(self.system, slot, 1)
             self._disk.pop(page, None)
+
+    def folio_of(self, page: int) -> tuple[int, int]:
+        """The folio that holds a page of the file: its first page, and how many it has."""
+        if page & -LEAF_PAGES in self.huge:
+            return page & -LEAF_PAGES, LEAF_PAGES
+        pages = LEAF_PAGES // 2 if self.folios else 1
+        while pages > 1:
+            if self.folios.get(page & -pages) == pages:
+                return page & -pages, pages
+            pages //= 2
+        return page, 1
+
+    def forget_folio(self, page: int) -> None:
+        """Have the pages of the folio that holds `page` be on their own."""
+        head, _ = self.folio_of(page)
+        self.huge.discard(head)
+        self.folios.pop(head, None)
+
+    def _cut_folios(self, first: int, last: int) -> list[tuple[int, int]]:
+        """Split the folios that a hole cuts, at its ends; where they were."""
+        cut = []
+        for page in (first, last - 1):
+            head, pages = self.folio_of(page)
+            if head < first or head + pages > last:
+                cut.append((head, pages))
+                self._split_folio(max(first, head))
+                if head + pages > last:
+                    self._split_folio(last)
+        return cut
+
+    def _split_folio(self, page: int) -> None:
+        """Split a folio into halves, the half that `page` lies in again, and so on (__split_unmapped_folio)."""
+        head, pages = self.folio_of(page)
+        self.forget_folio(page)
+        while pages > 1:
+            pages //= 2
+            other = head if page >= head + pages else head + pages
+            head = head + pages if page >= head + pages else head
+            if pages > 1:
+                self.folios[other] = pages
 
     def _bring_in(self, page: int) -> int:
         slot = self.swapped.pop(page, None)
