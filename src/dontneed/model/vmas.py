@@ -152,7 +152,9 @@ class Vmas:
     def merge_above(self, vma: Vma) -> None:
         """Merge a mapping that has grown up to the next one with that one, where the kernel would."""
         above = self._after(*self._place(vma))
-        if above is not None and is_mergeable(vma, above) and self._may_join(vma, above):
+        grown = vma.copy()
+        grown.inherited = False  # the part it grew by is taken for a new mapping, which has no ancestors
+        if above is not None and is_mergeable(grown, above) and self._may_join(vma, above):
             self._join(vma, above)
 
     def flags_between(self, first: int, last: int) -> int:
