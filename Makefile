@@ -6,7 +6,7 @@ VENV := $(if $(filter python3,$(PYTHON)),.venv,.venvs/$(shell $(PYTHON) -c 'impo
 
 # What to hand to pytest, as in TESTS="tests/unit -k spans", and whether to report coverage.
 TESTS ?=
-COVERAGE ?= 1
+COVERAGE ?= 0
 
 # What to hand to the soak, as in SOAK="--kind base --seed 7"; every kind by default.
 SOAK ?=
@@ -21,7 +21,7 @@ BENCH ?=
 
 help:
 	@echo 'make demo                       the whole story on a real process, in half a minute'
-	@echo 'make test [PYTHON=python3.10]   all tests, with coverage'
+	@echo 'make test [PYTHON=python3.10]   all tests; COVERAGE=1 measures coverage, and takes three times as long'
 	@echo 'make test-all                   all tests, on every supported Python that is here'
 	@echo 'make check                      lint, format, types and the floors of the architecture'
 	@echo 'make format                     write the sources as the formatter likes them'
