@@ -203,7 +203,8 @@ def may_reuse_part(mm: Mm, page: int, frame: int) -> bool:
 
     Kernel:
         mm/memory.c: reuse_swap_page() until 5.8 asked for the page mapped most often; page_count() == 1 until 6.14 is
-        true of no part; since 6.15 the whole has to be of this process alone.
+        true of no part; since 6.15 the whole has to be of this process alone, and the last part of it that is mapped
+        is copied all the same, so that the whole can be freed (__wp_can_reuse_large_anon_folio).
     """
     frames = mm.system.frames
     head = frames.folio_of(frame)
@@ -212,7 +213,8 @@ def may_reuse_part(mm: Mm, page: int, frame: int) -> bool:
     rule = mm.system.behaviour.reuses_parts
     if rule == "never" or frames.is_shared(head, LEAF_PAGES):
         return False
-    return rule == "unshared" or _mapped_here(mm, page - (frame - head), head) == frames.mapped_of_folio(head)
+    mapped = frames.mapped_of_folio(head)
+    return rule == "unshared" or (mapped > 1 and _mapped_here(mm, page - (frame - head), head) == mapped)
 
 
 def _mapped_here(mm: Mm, page: int, head: int) -> int:

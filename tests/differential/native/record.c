@@ -219,7 +219,13 @@ static void say_mappings(void)
 
 static int starts_with(const char *line, const char *word) { return !strncmp(line, word, strlen(word)); }
 
-/* The smaps entries of those mappings, without what is not decided by the sequence alone. */
+/* Lines of smaps that are not decided by the sequence alone: some processors have no protection keys. */
+static int is_unsaid(const char *line)
+{
+    return starts_with(line, "Referenced:") || starts_with(line, "LazyFree:") || starts_with(line, "ProtectionKey:");
+}
+
+/* The smaps entries of those mappings. */
 static void say_smaps(void)
 {
     struct mapping mapping;
@@ -229,7 +235,7 @@ static void say_smaps(void)
         next = next_line(line);
         if (*line < 'A' || *line > 'Z')
             inside = parse_mapping(line, &mapping);
-        else if (inside && !starts_with(line, "Referenced:") && !starts_with(line, "LazyFree:"))
+        else if (inside && !is_unsaid(line))
             say(line, next - line);
     }
     end_list(list, said - before);
