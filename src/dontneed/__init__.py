@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dontneed.errors import NoAddressSpace as NoAddressSpace
     from dontneed.errors import NotPermitted as NotPermitted
     from dontneed.errors import ProcessGone as ProcessGone
+    from dontneed.errors import TargetRefused as TargetRefused
     from dontneed.errors import UsageError as UsageError
     from dontneed.errors import WrongType as WrongType
     from dontneed.kernel.features import Feature as Feature
@@ -52,6 +53,7 @@ _HOMES = {
     "NoAddressSpace": "errors",
     "NotPermitted": "errors",
     "ProcessGone": "errors",
+    "TargetRefused": "errors",
     "UsageError": "errors",
     "WrongType": "errors",
     "Feature": "kernel.features",

@@ -60,6 +60,14 @@ class BufferRefused(DontneedError, BufferError):
     """The contents of this buffer cannot be given up; nothing was changed."""
 
 
+class TargetRefused(DontneedError, RuntimeError):
+    """This process cannot be acted on, or not now; whatever was begun is undone, and it runs on as before."""
+
+
+class Unreadable(DontneedError, LookupError):
+    """An address of another process that nothing is mapped at, or nothing readable: it moved while it was read."""
+
+
 class AdviceRefused(DontneedError, OSError):
     """The kernel refused an advice for some part of the range.
 

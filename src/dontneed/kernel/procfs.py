@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 
 from dontneed.errors import KernelLacks, NotPermitted, ProcessGone, UsageError, WrongType
 
@@ -104,6 +105,27 @@ class ProcessDirectory:
             raise self._explained("task", error) from None
         finally:
             os.close(fd)
+
+    def links(self, name: str) -> dict[str, str]:
+        """What the symbolic links in `/proc/PID/name` lead to: of `fd`, what each open file is.
+
+        Raises:
+            ProcessGone, NotPermitted, KernelLacks: as `open`.
+        """
+        try:
+            fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._fd)
+        except OSError as error:
+            raise self._explained(name, error) from None
+        found = {}
+        try:
+            for entry in os.listdir(fd):
+                with suppress(FileNotFoundError):  # closed meanwhile
+                    found[entry] = os.readlink(entry, dir_fd=fd)
+        except OSError as error:
+            raise self._explained(name, error) from None
+        finally:
+            os.close(fd)
+        return found
 
     def _explained(self, name: str, error: OSError) -> Exception:
         """What an errno from `/proc/PID/name` means to a person."""
