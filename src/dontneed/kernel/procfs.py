@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import suppress
 
 from dontneed.errors import KernelLacks, NotPermitted, ProcessGone, UsageError, WrongType
 
@@ -116,16 +115,13 @@ class ProcessDirectory:
             fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._fd)
         except OSError as error:
             raise self._explained(name, error) from None
-        found = {}
         try:
-            for entry in os.listdir(fd):
-                with suppress(FileNotFoundError):  # closed meanwhile
-                    found[entry] = os.readlink(entry, dir_fd=fd)
+            found = {entry: _target_of(entry, fd) for entry in os.listdir(fd)}
         except OSError as error:
             raise self._explained(name, error) from None
         finally:
             os.close(fd)
-        return found
+        return {entry: target for entry, target in found.items() if target is not None}
 
     def _explained(self, name: str, error: OSError) -> Exception:
         """What an errno from `/proc/PID/name` means to a person."""
@@ -169,6 +165,14 @@ def checked_pid(pid: object) -> int:
         msg = f"there is no process {pid}: Linux counts pids up to {_PID_LIMIT - 1}"
         raise ProcessGone(msg, hint=_LIST)
     return pid
+
+
+def _target_of(link: str, directory: int) -> str | None:
+    """What a link leads to; None if it has gone since the directory was listed."""
+    try:
+        return os.readlink(link, dir_fd=directory)
+    except FileNotFoundError:
+        return None
 
 
 def _absent(pid: int) -> Exception:
