@@ -1,0 +1,149 @@
+"""Programs and libraries that a process has mapped, and the addresses of their symbols there.
+
+The file is read as the process has it mapped: through `/proc/PID/map_files`, which leads to the very inode, deleted or
+in another mount namespace (CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE); else through `/proc/PID/root`, and then its first
+bytes are held against those in memory: a library that was upgraded on disk has other addresses than the one that runs.
+
+A file is taken as loaded where its executable pages are mapped; that a program reads its own library as data says
+nothing. Where the rest of it lies follows from its headers.
+
+Kernel:
+    fs/proc/base.c map_files, since 3.3 and without a special configuration since 4.3; proc(5).
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from functools import partial
+
+from dontneed.errors import KernelLacks, NotPermitted, ProcessGone, Unreadable
+from dontneed.kernel.process_memory import read_memory
+from dontneed.observe.elf import WRITABLE, parse_elf
+from dontneed.records import Record
+from dontneed.spans import Spans
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from dontneed.observe.elf import ElfFile
+    from dontneed.observe.subject import Subject
+
+_DELETED = " (deleted)"
+_IDENTITY_BYTES = 1024
+"""Program headers and, of nearly every file, the build id."""
+
+
+class MappedObject(Record):
+    """A program or library as a process has it in memory.
+
+    Attributes:
+        path: as maps prints it, without ` (deleted)`.
+        bias: what the loader added to the addresses in the file.
+        segments: the mappings in its address range as (start, end, permissions): also anonymous ones, such as .bss.
+        data: its writable data, .bss included.
+        code: the mapping by which the file is found again: start, end, and where in the file it begins.
+    """
+
+    path: str
+    bias: int
+    segments: tuple[tuple[int, int, str], ...]
+    data: Spans
+    code: tuple[int, int, int]
+
+    def contains(self, address: int) -> bool:
+        """Whether the byte at `address` lies in one of its mappings."""
+        return any(start <= address < end for start, end, _ in self.segments)
+
+
+def find_object(subject: Subject, predicate: Callable[[str], bool]) -> MappedObject | None:
+    """The first program or library, in address order, whose path pleases `predicate`.
+
+    Raises:
+        ProcessGone, NotPermitted: as `Subject`'s reads.
+    """
+    return next(find_objects(subject, predicate), None)
+
+
+def find_objects(subject: Subject, predicate: Callable[[str], bool]) -> Iterator[MappedObject]:
+    """Every program and library whose path pleases `predicate`; one that cannot be read, or is no ELF, is left out.
+
+    Raises:
+        ProcessGone, NotPermitted: as `Subject`'s reads.
+    """
+    seen = set()
+    for number, row in enumerate(subject.rows()):
+        if "x" not in row.perms or not row.inode or (row.device, row.inode) in seen:
+            continue
+        path = row.name.removesuffix(_DELETED)
+        if not predicate(path):
+            continue
+        seen.add((row.device, row.inode))
+        code = (row.start, row.end, subject.table.words(number)[1])
+        with _opened(subject, path, code) as elf:
+            bias = elf.bias_of(row.start, code[2]) if elf else None
+            if elf and bias is not None:
+                yield _mapped(subject, elf, bias, path, code)
+
+
+def resolve(subject: Subject, mapped: MappedObject, names: Iterable[str]) -> dict[str, int]:
+    """The absolute addresses of the symbols that `mapped` defines; names that it lacks are left out.
+
+    Raises:
+        ProcessGone, NotPermitted: as `Subject`'s reads.
+    """
+    with _opened(subject, mapped.path, mapped.code) as elf:
+        found = elf.addresses(names) if elf else {}
+    return {name: address + mapped.bias for name, address in found.items()}
+
+
+def _mapped(subject: Subject, elf: ElfFile, bias: int, path: str, code: tuple[int, int, int]) -> MappedObject:
+    """What of the process's mappings belongs to a file loaded with this bias."""
+    reach = [(bias + segment.pages[0], bias + segment.pages[1]) for segment in elf.segments]
+    writable = [pages for pages, segment in zip(reach, elf.segments, strict=True) if segment.flags & WRITABLE]
+    first, last = min(reach)[0], max(end for _, end in reach)
+    segments = tuple(
+        (max(row.start, first), min(row.end, last), row.perms)
+        for row in subject.rows()
+        if row.start < last and first < row.end
+    )
+    data = Spans((start, end) for start, end, perms in segments if perms.startswith("rw"))
+    return MappedObject(path, bias, segments, data & Spans(writable), code)
+
+
+@contextmanager
+def _opened(subject: Subject, path: str, code: tuple[int, int, int]) -> Iterator[ElfFile | None]:
+    """The file that is mapped at `code`; None if it cannot be read, or is not an ELF file."""
+    for name in (f"map_files/{code[0]:x}-{code[1]:x}", f"root{path}"):
+        try:
+            fd = subject.process.open(name)
+        except ProcessGone:
+            raise
+        except (NotPermitted, KernelLacks, OSError):  # without the right, or no longer there: the next way is tried
+            continue
+        try:
+            elf = parse_elf(partial(_read_at, fd))
+            if elf is not None and (name.startswith("map_files") or _is_in_memory(subject, fd, elf, code)):
+                yield elf
+                return
+        finally:
+            os.close(fd)
+    yield None
+
+
+def _read_at(fd: int, offset: int, length: int) -> bytes:
+    return os.pread(fd, length, offset)
+
+
+def _is_in_memory(subject: Subject, fd: int, elf: ElfFile, code: tuple[int, int, int]) -> bool:
+    """Whether the process has this very file in memory: the headers are alike."""
+    bias = elf.bias_of(code[0], code[2])
+    first = next((segment for segment in elf.segments if segment.offset == 0), None)
+    if bias is None or first is None:
+        return False
+    length = min(_IDENTITY_BYTES, first.file_bytes)
+    try:
+        return read_memory(subject.pid, bias + first.address, length) == os.pread(fd, length, 0)
+    except Unreadable:
+        return False
