@@ -241,6 +241,16 @@ class Spans:
         first, last = self._edges_to(span.start) // 2, (self._edges_to(span.end - 1) + 1) // 2
         return Spans._of(self._rows[first:last].clip(np.uint64(span.start), np.uint64(span.end)))
 
+    def pages_within(self, span: Span) -> NDArray[np.bool_]:
+        """For every page of `span`, whether it is in this set."""
+        import numpy as np
+
+        rows = (self.within(span).array - np.uint64(span.start)) // np.uint64(PAGE_BYTES)
+        edges = np.zeros(span.pages + 1, np.int8)
+        edges[rows[:, 0]] += 1
+        edges[rows[:, 1]] -= 1  # none of them touch, so that no edge is two
+        return edges[:-1].cumsum(dtype=np.int8).view(np.bool_)
+
     def inward_huge(self) -> Spans:
         """Only the whole, aligned huge pages (`HUGE_PAGE_BYTES`, 2 MiB on x86-64) inside each span."""
         import numpy as np

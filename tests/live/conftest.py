@@ -6,6 +6,7 @@ import ctypes
 import mmap
 import os
 import tempfile
+import time
 import warnings
 from contextlib import contextmanager, suppress
 
@@ -199,5 +200,14 @@ def has(words, bits):
 
 
 def kept_from_everyone(frames):
-    """Which frames nobody maps, though they hold somebody's anonymous memory: gone, and not free."""
-    return has(words_of("kpageflags", frames), ANON) & (words_of("kpagecount", frames) == 0)
+    """Which frames nobody maps, though they hold somebody's anonymous memory: gone, and not free.
+
+    Looked for a few times: a frame that another process is just taking, or giving back, looks the same for an instant.
+    """
+    kept = np.ones(frames.shape, bool)
+    for _ in range(4):
+        kept &= has(words_of("kpageflags", frames), ANON) & (words_of("kpagecount", frames) == 0)
+        if not kept.any():
+            break
+        time.sleep(0.01)
+    return kept

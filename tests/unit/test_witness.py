@@ -12,8 +12,9 @@ from dontneed import Advice, KernelLacks, NotPermitted, Span, UsageError
 from dontneed.kernel.kpage import read_frame_flags
 from dontneed.kernel.procfs import ProcessDirectory
 from dontneed.reasons.buffer import Part
-from dontneed.reclaim import witness
-from dontneed.reclaim.witness import Outcome, Witness, judge_by_entries, judge_by_frames
+from dontneed.reclaim import verdict, witness
+from dontneed.reclaim.verdict import Outcome, judge_by_entries, judge_by_frames
+from dontneed.reclaim.witness import Witness
 from dontneed.units import HUGE_PAGE_BYTES as HUGE
 from dontneed.units import PAGE_BYTES as PAGE
 
@@ -54,8 +55,8 @@ def frames(monkeypatch):
 
         return answer
 
-    monkeypatch.setattr(witness, "read_frame_flags", ask(0))
-    monkeypatch.setattr(witness, "read_map_counts", ask(1))
+    monkeypatch.setattr(verdict, "read_frame_flags", ask(0))
+    monkeypatch.setattr(verdict, "read_map_counts", ask(1))
     return known
 
 

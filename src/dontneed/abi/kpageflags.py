@@ -8,6 +8,7 @@ from __future__ import annotations
 
 LOCKED = 1 << 0
 REFERENCED = 1 << 2
+UPTODATE = 1 << 3
 DIRTY = 1 << 4
 LRU = 1 << 5
 BUDDY = 1 << 10
