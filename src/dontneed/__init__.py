@@ -1,8 +1,9 @@
 """dontneed: which page frames a Linux process holds, and how to give back those it does not need, with proof.
 
     look       who holds which frames             `look(pid)`, `measure()`
-    release    give those pages back              `discard(buffer)`, `advise(target, Advice.X)`
-    prove      which frames really came back      the `Receipt`
+    plan       which pages can go, and why        `plan(pid)`
+    release    give those pages back              `release(pid)`, `discard(buffer)`, `advise(target, Advice.X)`
+    prove      which frames really came back      the `Receipt`, the `ReleaseReceipt`
     features   what this kernel and user allow    `features()`
 
 Every name is imported when it is first used, so that `import dontneed` costs nothing.
@@ -34,10 +35,16 @@ if TYPE_CHECKING:
     from dontneed.observe.measurement import Measurement as Measurement
     from dontneed.observe.measurement import measure as measure
     from dontneed.observe.pages import PageMap as PageMap
+    from dontneed.reasons.survey import Survey as Survey
     from dontneed.reclaim.advise import advise as advise
     from dontneed.reclaim.advise import posix_madvise as posix_madvise
     from dontneed.reclaim.discard import discard as discard
+    from dontneed.reclaim.plan import Plan as Plan
+    from dontneed.reclaim.plan import plan as plan
+    from dontneed.reclaim.receipt import ReasonReceipt as ReasonReceipt
     from dontneed.reclaim.receipt import Receipt as Receipt
+    from dontneed.reclaim.receipt import ReleaseReceipt as ReleaseReceipt
+    from dontneed.reclaim.release import release as release
     from dontneed.spans import Span as Span
     from dontneed.spans import Spans as Spans
 
@@ -69,7 +76,13 @@ _HOMES = {
     "advise": "reclaim.advise",
     "posix_madvise": "reclaim.advise",
     "discard": "reclaim.discard",
+    "Plan": "reclaim.plan",
+    "plan": "reclaim.plan",
+    "ReasonReceipt": "reclaim.receipt",
     "Receipt": "reclaim.receipt",
+    "ReleaseReceipt": "reclaim.receipt",
+    "release": "reclaim.release",
+    "Survey": "reasons.survey",
     "Span": "spans",
     "Spans": "spans",
 }

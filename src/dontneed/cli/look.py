@@ -28,7 +28,7 @@ _NOT_WITH_DIFF = ("csv", "pmap", "show_code", "pages", "sort", "top")
 
 def show(text: str) -> int:
     """`dontneed look PID`, with no option given."""
-    _print_lines(format_address_space(look(_pid(text))))
+    _print_lines(format_address_space(look(checked_pid(text))))
     return 0
 
 
@@ -58,7 +58,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Carry out `dontneed look`; the exit code."""
-    pid = _pid(arguments.pid)
+    pid = checked_pid(arguments.pid)
     _refuse_what_would_be_ignored(arguments)
     if arguments.show_code:
         _print_lines(_code(pid, arguments))
@@ -88,7 +88,12 @@ def run(arguments: Namespace) -> int:
     return 0
 
 
-def _pid(text: str) -> int:
+def checked_pid(text: str) -> int:
+    """A pid from the command line.
+
+    Raises:
+        UsageError: it is no number.
+    """
     if not text.isdecimal() or len(text) > _LONGEST_PID:
         msg = f"a pid is a number, and {text[:_LONGEST_PID]!r} is none"
         raise UsageError(msg, hint="`pgrep NAME` finds the pid of a program")

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "look": "what a process holds: its mappings, and what is behind them",
+    "plan": "what could go from a process, by reason, why that is safe, and what it costs",
+    "release": "give that back, and prove what became of every frame",
     "lab": "experiments on kernel memory, with every claim checked",
     "model": "a scenario of one's own, in the model of a kernel",
     "doctor": "what this kernel, container and user allow, and how to get the rest",

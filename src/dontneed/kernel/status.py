@@ -48,7 +48,11 @@ class Moment(Record):
 
 
 class Identity(Record):
-    """Who a process is and how it lives, from `stat`."""
+    """Who a process is and how it lives, from `stat`.
+
+    Attributes:
+        started: clock ticks from boot to its start; pid and this together are never given twice.
+    """
 
     command: str
     state: str
@@ -56,6 +60,7 @@ class Identity(Record):
     minor_faults: int
     major_faults: int
     kernel_thread: bool
+    started: int
 
 
 _STATUS_FIELDS = {
@@ -96,6 +101,7 @@ def parse_stat(text: bytes) -> Identity:
         minor_faults=int(words[7]),
         major_faults=int(words[9]),
         kernel_thread=bool(int(words[6]) & _PF_KTHREAD),
+        started=int(words[19]),
     )
 
 

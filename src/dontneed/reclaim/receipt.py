@@ -55,3 +55,76 @@ class Receipt(Record):
         amounts = [f"{format_bytes(getattr(self, word))} {word}" for word in words if getattr(self, word)]
         came = ", ".join(amounts) or "nothing freed"
         return f"{format_bytes(self.advised)} advised: {came} (evidence: {self.evidence})"
+
+
+class ReasonReceipt(Record):
+    """What one reason gave back. All amounts are bytes, and their words are those of `Receipt`.
+
+    Attributes:
+        reason: its name.
+        asked: what its survey found.
+        pause_seconds: the longest time at a stretch for which a thread stood still, or the GIL was held.
+        stops: how often.
+        cost_seconds: all time, with the survey and the evidence.
+        notes: what was left alone and why, in sentences.
+        failed: what went wrong, and left the process as it was; nothing if all went well.
+        exit_code: of that failure, as the command gives it; 0 without.
+    """
+
+    reason: str
+    asked: int
+    advised: int
+    freed: int
+    deferred: int
+    shared: int
+    lazy: int
+    cached: int
+    refaulted: int
+    pause_seconds: float
+    stops: int
+    cost_seconds: float
+    notes: tuple[str, ...] = ()
+    failed: str = ""
+    exit_code: int = 0
+
+
+class ReleaseReceipt(Record):
+    """What a process gave back, reason by reason.
+
+    Attributes:
+        pid, command: whose.
+        before, after: its counters.
+        reasons: in the order in which they were carried out.
+        evidence: as `Receipt`.
+        cost_seconds: from the first survey to the last verdict, without the watch.
+        notes: of the whole, in sentences.
+    """
+
+    pid: int
+    command: str
+    before: Counters
+    after: Counters
+    reasons: tuple[ReasonReceipt, ...]
+    evidence: str
+    cost_seconds: float
+    notes: tuple[str, ...] = ()
+
+    @property
+    def freed(self) -> int:
+        """Frames that came back, by all reasons."""
+        return sum(each.freed for each in self.reasons)
+
+    @property
+    def pause_seconds(self) -> float:
+        """The longest time at a stretch for which any thread stood still."""
+        return max((each.pause_seconds for each in self.reasons), default=0.0)
+
+    @property
+    def exit_code(self) -> int:
+        """0, or that of the first reason that failed."""
+        return next((each.exit_code for each in self.reasons if each.exit_code), 0)
+
+    def __str__(self) -> str:
+        """One sentence: what came back, and how that is known."""
+        fell = f"RSS {format_bytes(self.before.rss_bytes)} → {format_bytes(self.after.rss_bytes)}"
+        return f"{format_bytes(self.freed)} freed, {fell} (evidence: {self.evidence})"

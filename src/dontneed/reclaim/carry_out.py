@@ -1,0 +1,188 @@
+"""The releasing itself, reason by reason: survey, witness, act, witness. Runs in the helper process."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from contextlib import ExitStack
+
+from dontneed.abi.advice import Advice
+from dontneed.errors import DontneedError, ProcessGone
+from dontneed.kernel.procfs import ProcessDirectory
+from dontneed.kernel.status import read_counters, read_identity
+from dontneed.observe.subject import read_subject
+from dontneed.reasons.buffer import Part
+from dontneed.reasons.catalogue import reason_named
+from dontneed.reclaim.plan import in_words, require_memory
+from dontneed.reclaim.receipt import ReasonReceipt, ReleaseReceipt
+from dontneed.reclaim.verdict import Outcome
+from dontneed.reclaim.witness import Witness
+from dontneed.records import Record
+from dontneed.spans import Span
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from dontneed.kernel.status import Identity
+    from dontneed.reasons.survey import Limits, Released, Survey
+
+_FAILED = 1
+
+
+class Order(Record):
+    """What a helper is to do.
+
+    Attributes:
+        pid, started: the process; a pid that was given anew is refused.
+        reasons: names, in their order.
+        hints: what their surveys found out that makes the next ones fast, by reason.
+        limits: what to keep to.
+        watch_seconds: how long to wait before counting what was touched again.
+        evidence: as `Witness`.
+    """
+
+    pid: int
+    started: int
+    reasons: tuple[str, ...]
+    hints: Mapping[str, Mapping[str, int]]
+    limits: Limits
+    watch_seconds: float
+    evidence: str
+
+
+def carry_out(order: Order, is_cancelled: Callable[[], bool]) -> ReleaseReceipt:
+    """Carry an order out; its receipt.
+
+    Args:
+        order: what to do.
+        is_cancelled: asked before every reason: whether the caller has lost interest.
+    Raises:
+        ProcessGone: it ended, or the pid is another process now.
+        NotPermitted, NoAddressSpace: it cannot be looked at at all.
+    """
+    with ProcessDirectory(order.pid) as process, ExitStack() as witnesses:
+        identity = read_identity(process)
+        _require_same(identity, order)
+        require_memory(read_subject(process), identity)
+        began = time.perf_counter()
+        before = read_counters(process)
+        turns: list[_Turn] = []
+        for name in order.reasons:
+            if is_cancelled():
+                break
+            turns.append(_Turn(name, witnesses.enter_context(Witness(process, order.evidence))))
+            turns[-1].act(process, order)
+            if turns[-1].surprised:
+                break
+        after = read_counters(process)
+        cost_seconds = time.perf_counter() - began
+        if order.watch_seconds:
+            _watch(process, turns, order.watch_seconds)
+        return ReleaseReceipt(
+            pid=order.pid,
+            command=identity.command,
+            before=before,
+            after=after,
+            reasons=tuple(turn.receipt() for turn in turns),
+            evidence=turns[0].witness.evidence if turns else "none",
+            cost_seconds=cost_seconds,
+            notes=(turns[0].witness.notes if turns else ()) + _not_begun(order.reasons[len(turns) :]),
+        )
+
+
+def _require_same(identity: Identity, order: Order) -> None:
+    if identity.started != order.started:
+        msg = f"process {order.pid} has ended since it was planned for, and another one has its number"
+        raise ProcessGone(msg, hint="plan again")
+
+
+def _not_begun(reasons: tuple[str, ...]) -> tuple[str, ...]:
+    return (f"not begun: {', '.join(reasons)}",) if reasons else ()
+
+
+def _watch(process: ProcessDirectory, turns: list[_Turn], seconds: float) -> None:
+    """Wait, and let every turn count what was touched again. A process that ends meanwhile touches nothing."""
+    time.sleep(seconds)
+    try:
+        for turn in turns:
+            turn.refaulted = turn.witness.refaulted_bytes()
+    except ProcessGone:
+        turns[-1].notes += (f"process {process.pid} ended while it was watched",)
+
+
+class _Turn:
+    """One reason's turn: what it found, did, and what came of it."""
+
+    def __init__(self, name: str, witness: Witness) -> None:
+        self._name = name
+        self.witness = witness
+        self.refaulted = 0
+        self.notes: tuple[str, ...] = ()
+        self.surprised = False
+        self._found: Survey | None = None
+        self._released: Released | None = None
+        self._outcome = Outcome()
+        self._failed = ""
+        self._exit_code = 0
+        self._cost_seconds = 0.0
+
+    def act(self, process: ProcessDirectory, order: Order) -> None:
+        """Survey, see, release, judge. What fails is told in the receipt.
+
+        Raises:
+            ProcessGone: there is nobody left to act upon.
+        """
+        began = time.perf_counter()
+        try:
+            self._act(process, order)
+        except ProcessGone:
+            raise
+        except DontneedError as refusal:
+            self._failed, self._exit_code = in_words(refusal), refusal.exit_code
+        except Exception as surprise:  # noqa: BLE001 - whatever it is: stop here, and say it
+            self.surprised = True
+            where = traceback.extract_tb(surprise.__traceback__)[-1]
+            self._failed = f"unexpected {type(surprise).__name__} in {where.name}: {surprise}"
+            self._exit_code = _FAILED
+        self._cost_seconds = time.perf_counter() - began
+
+    def _act(self, process: ProcessDirectory, order: Order) -> None:
+        reason = reason_named(self._name)
+        subject = read_subject(process)
+        found: Survey = reason.survey(subject, order.hints.get(self._name))
+        self._found = found
+        self.notes += found.refused
+        if not found.releasable_bytes:
+            return
+        self.witness.see_within(_part_of(self._name), found.spans if found.watched is None else found.watched)
+        before = read_counters(process)
+        try:
+            self._released = reason.release(subject, found, order.limits)
+            self.notes += self._released.notes
+        finally:  # what was given up before a failure came back all the same
+            fell = before.rss_bytes - read_counters(process).rss_bytes
+            self._outcome = self.witness.judge(fell, None if self._released is None else self._released.spans)
+
+    def receipt(self) -> ReasonReceipt:
+        """What is to be told of it."""
+        pauses = self._released.pauses if self._released is not None else ()
+        return ReasonReceipt(
+            **self._outcome.replace(refaulted=self.refaulted).as_dict(),
+            reason=self._name,
+            asked=self._found.releasable_bytes if self._found is not None else 0,
+            advised=self._released.advised if self._released is not None else 0,
+            pause_seconds=max(pauses, default=0.0),
+            stops=len(pauses),
+            cost_seconds=self._cost_seconds,
+            notes=self.notes,
+            failed=self._failed,
+            exit_code=self._exit_code,
+        )
+
+
+def _part_of(reason: str) -> Part:
+    """What the witness has to know of a reason's pages; their addresses it is given apart."""
+    if reason == "clean-file":
+        return Part(Span(0, 0), "file", shared=False, advice=Advice.PAGEOUT)
+    return Part(Span(0, 0), "anonymous", shared=False, advice=Advice.DONTNEED)
