@@ -26,9 +26,7 @@ def reason_named(name: str) -> ModuleType:
     """
     from importlib import import_module
 
-    if name not in REASONS:
-        msg = f"there is no reason {name!r}"
-        raise UsageError(msg, hint=f"one of {', '.join(REASONS)}")
+    _require(name)
     return import_module(f"dontneed.reasons.{name.replace('-', '_')}")
 
 
@@ -42,5 +40,11 @@ def in_order(names: Iterable[str] | None) -> tuple[str, ...]:
         return BY_DEFAULT
     wanted = (names,) if isinstance(names, str) else tuple(names)
     for name in wanted:
-        reason_named(name)
+        _require(name)
     return tuple(name for name in REASONS if name in wanted)
+
+
+def _require(name: str) -> None:
+    if name not in REASONS:
+        msg = f"there is no reason {name!r}"
+        raise UsageError(msg, hint=f"one of {', '.join(REASONS)}")
