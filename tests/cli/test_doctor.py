@@ -152,6 +152,7 @@ def test_a_name_with_control_characters_cannot_write_to_the_terminal():
 LOOK = ("/proc/PID/maps", "/proc/PID/smaps", "PAGEMAP_SCAN", "own processes", "all processes")
 PROVE = ("frame numbers", "/proc/kpageflags", "/proc/kpagecount")
 RELEASE = ("madvise(DONTNEED)", "madvise(PAGEOUT)", "process_madvise(self)", "process_madvise(other)")
+ACT = ("ptrace", "process_vm_readv")
 UNSEEN = ("PAGEMAP_SCAN", "/proc/PID/smaps", "all processes", "own processes")
 
 
@@ -160,14 +161,18 @@ UNSEEN = ("PAGEMAP_SCAN", "/proc/PID/smaps", "all processes", "own processes")
     [
         (
             *((), 1, "exact and fast, every process", "by frames"),
+            "your own memory, 1,024 ranges a call, and by reason that of other processes",
+        ),
+        (
+            *((ACT[0],), 1, "exact and fast, every process", "by frames"),
             "your own memory, 1,024 ranges a call, and other processes' memory by page-out",
         ),
         (
-            *(("all processes", "PAGEMAP_SCAN", *PROVE), 0, "exact and slow, your own processes", "by counters"),
+            *(("all processes", "PAGEMAP_SCAN", *PROVE, *ACT), 0, "exact and slow, your own processes", "by counters"),
             "your own memory, 1,024 ranges a call, and other processes' file pages by page-out",
         ),
         (
-            *((*LOOK, "process_madvise(self)", "process_madvise(other)"), 1, "impossible", "by frames"),
+            *((*LOOK, "process_madvise(self)", "process_madvise(other)", *ACT), 1, "impossible", "by frames"),
             "your own memory, range by range, not that of other processes",
         ),
         ((*UNSEEN, *RELEASE), 1, "mappings without their pages, this process only", "by frames", "impossible"),
@@ -175,7 +180,7 @@ UNSEEN = ("PAGEMAP_SCAN", "/proc/PID/smaps", "all processes", "own processes")
 )
 def test_the_verdict_is_one_sentence_on_each_step(lacking, swap_bytes, look, proof, release):
     """What the features come to, without reading the table."""
-    found = [_feature(name, "look") for name in (*LOOK, *PROVE, *RELEASE) if name not in lacking]
+    found = [_feature(name, "look") for name in (*LOOK, *PROVE, *RELEASE, *ACT) if name not in lacking]
     sentence = doctor.verdict(found, ENVIRONMENT.replace(swap_bytes=swap_bytes))
     assert sentence == f"look: {look}; proof: {proof}; release: {release}."
 

@@ -19,6 +19,7 @@ NEEDS_RIGHTS = {
     "/proc/kpageflags": "CAP_DAC_READ_SEARCH",
     "/proc/kpagecount": "CAP_DAC_READ_SEARCH",
     "process_madvise(other)": "CAP_SYS_NICE",
+    "process_vm_readv": "CAP_SYS_PTRACE",
 }
 
 TELL = """if True:

@@ -138,6 +138,8 @@ def _release(present: set[str], *, with_swap: bool) -> str:
     if "madvise(DONTNEED)" not in present:
         return "impossible"
     own = "your own memory" + (", 1,024 ranges a call" if "process_madvise(self)" in present else ", range by range")
+    if {"ptrace", "process_vm_readv"} <= present:
+        return f"{own}, and by reason that of other processes"
     if {"process_madvise(other)", "madvise(PAGEOUT)"} <= present:
         return f"{own}, and other processes' {'memory' if with_swap else 'file pages'} by page-out"
     return f"{own}, not that of other processes"

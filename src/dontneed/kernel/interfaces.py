@@ -83,6 +83,10 @@ _RELEASE = (
               probes.try_own_process_madvise, instead=_ONE_BY_ONE),
     Interface("process_madvise(other)", "release", "5.10", "page out another process's memory",
               probes.try_remote_process_madvise, "CAP_SYS_NICE"),
+    Interface("process_vm_readv", "release", "3.2", "plan for another process: read what it holds",
+              probes.try_process_memory, "CAP_SYS_PTRACE", needs="CONFIG_CROSS_MEMORY_ATTACH"),
+    Interface("ptrace", "release", "3.4", "act inside another process",
+              probes.try_ptrace, "CAP_SYS_PTRACE"),
 )
 _ENVIRONMENT = (
     Interface("transparent huge pages", "environment", "2.6.38", "2 MiB pages: HUGEPAGE and COLLAPSE",

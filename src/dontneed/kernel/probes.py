@@ -320,6 +320,55 @@ def try_remote_process_madvise() -> str:
     raise Untried("no other process here to try")
 
 
+def try_process_memory() -> str:
+    """Read a byte of other processes, this user's first, until one lets us."""
+    from dontneed.errors import NotPermitted, ProcessGone, Unreadable
+    from dontneed.kernel.process_memory import read_memory
+
+    refused = False
+    for pid, _ in sorted(_other_processes(), key=lambda process: process[1] != os.geteuid()):
+        try:
+            start, _, _ = _read_start(f"/proc/{pid}/maps", 64).partition(b"-")
+            if not start:  # a kernel thread
+                continue
+            read_memory(pid, int(start, 16), 1)
+        except (NotPermitted, PermissionError):
+            refused = True
+        except (ProcessGone, Unreadable, FileNotFoundError, ProcessLookupError):
+            continue
+        else:
+            return f"read a byte of process {pid}"
+    if refused:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+    raise Untried("no other process here to try")
+
+
+def try_ptrace() -> str:
+    """Stop a child of ours, which sleeps, for an instant."""
+    import subprocess
+
+    from dontneed.errors import ProcessGone
+    from dontneed.kernel import ptrace
+
+    try:
+        child = subprocess.Popen(["sleep", "60"])  # noqa: S607 - whichever there is
+    except FileNotFoundError:
+        raise Untried("no `sleep` here to try it on") from None
+    try:
+        ptrace.seize(child.pid)
+        ptrace.interrupt(child.pid)
+        while ptrace.wait(child.pid) is None:
+            os.sched_yield()
+        ptrace.detach(child.pid)
+    except ProcessGone as gone:
+        msg = f"a child of ours ended while it was tried: {gone}"
+        raise Untried(msg) from None
+    finally:
+        child.kill()
+        child.wait()
+    return "a child of ours was stopped and went on"
+
+
 def try_advice(advice: Advice) -> str:
     """Give `advice` on a scratch page, or on an empty range where it would leave traces."""
     from dontneed.kernel import libc
