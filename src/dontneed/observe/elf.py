@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     ReadAt = Callable[[int, int], bytes]
     """`read_at(offset, length)`: the bytes of the file, fewer where it ends."""
+    Table = np.ndarray[Any, Any]
 
 _MAGIC = b"\x7fELF\x02\x01"
 """ELFCLASS64, ELFDATA2LSB."""
@@ -31,10 +32,14 @@ _HEADER_BYTES = 64
 _PROGRAM_HEADER = struct.Struct("<IIQQQQQQ")
 _SECTION_HEADER = struct.Struct("<IIQQQQIIQQ")
 _PT_LOAD = 1
-_SHT_SYMTAB, _SHT_DYNSYM = 2, 11
+_SHT_SYMTAB, _SHT_RELA, _SHT_DYNSYM = 2, 4, 11
+_R_GLOB_DAT, _R_JUMP_SLOT = 6, 7
+"""R_X86_64_*: a pointer of the global offset table, which the loader sets to the address of a symbol."""
 _STT_TLS, _STT_GNU_IFUNC = 6, 10
 _SYMBOL = (("name", "<u4"), ("info", "u1"), ("other", "u1"), ("section", "<u2"), ("value", "<u8"), ("size", "<u8"))
 """Elf64_Sym; elf(5)."""
+_RELOCATION = (("offset", "<u8"), ("kind", "<u4"), ("symbol", "<u4"), ("addend", "<i8"))
+"""Elf64_Rela."""
 
 EXECUTABLE, WRITABLE = 1, 2
 """PF_X, PF_W."""
@@ -100,21 +105,41 @@ class ElfFile:
                 return start - offset + segment.offset - segment.address
         return None
 
-    def _symbol_tables(self) -> Iterator[tuple[np.ndarray[Any, Any], bytes]]:
-        """Symbols, and the names they point into: of .symtab first, then of .dynsym."""
+    def pointers_to(self, name: str) -> list[int]:
+        """Where the loader puts the address of the function `name`, whoever defines it; before the bias."""
         import numpy as np
 
-        table = self._read_at(self._sections_at, self._section_bytes * self._sections)
-        whole = len(table) - len(table) % _SECTION_HEADER.size if self._section_bytes == _SECTION_HEADER.size else 0
-        sections = list(_SECTION_HEADER.iter_unpack(table[:whole]))
+        found: list[int] = []
+        sections = self._section_headers()
+        for _, kind, _, _, offset, size, table, *_ in sections:
+            if kind != _SHT_RELA or table >= len(sections) or sections[table][1] != _SHT_DYNSYM:
+                continue
+            symbols, strings = self._symbols(sections, table)
+            numbers = np.flatnonzero(_named(name.encode(), symbols, strings))
+            if len(numbers):
+                entries = _table(self._read_at(offset, size), _RELOCATION)
+                entries = entries[np.isin(entries["symbol"], numbers)]
+                found += entries["offset"][np.isin(entries["kind"], (_R_GLOB_DAT, _R_JUMP_SLOT))].tolist()
+        return found
+
+    def _symbol_tables(self) -> Iterator[tuple[Table, bytes]]:
+        """Symbols, and the names they point into: of .symtab first, then of .dynsym."""
+        sections = self._section_headers()
         for wanted in (_SHT_SYMTAB, _SHT_DYNSYM):
-            for _, kind, _, _, offset, size, strings, *_ in sections:
-                if kind != wanted or strings >= len(sections):
-                    continue
-                symbols = self._read_at(offset, size)
-                names = self._read_at(sections[strings][4], sections[strings][5])
-                layout = np.dtype(list(_SYMBOL))
-                yield np.frombuffer(symbols, layout, len(symbols) // layout.itemsize), names
+            for number, header in enumerate(sections):
+                if header[1] == wanted and header[6] < len(sections):
+                    yield self._symbols(sections, number)
+
+    def _symbols(self, sections: list[tuple[int, ...]], number: int) -> tuple[Table, bytes]:
+        _, _, _, _, offset, size, strings, *_ = sections[number]
+        names = self._read_at(sections[strings][4], sections[strings][5])
+        return _table(self._read_at(offset, size), _SYMBOL), names
+
+    def _section_headers(self) -> list[tuple[int, ...]]:
+        if self._section_bytes != _SECTION_HEADER.size:
+            return []
+        table = self._read_at(self._sections_at, self._section_bytes * self._sections)
+        return list(_SECTION_HEADER.iter_unpack(table[: len(table) - len(table) % _SECTION_HEADER.size]))
 
 
 def parse_elf(read_at: ReadAt) -> ElfFile | None:
@@ -135,17 +160,22 @@ def _loaded(table: bytes, size: int) -> Iterator[Segment]:
             yield Segment(flags & (EXECUTABLE | WRITABLE), offset, address, file_bytes, memory_bytes)
 
 
-def _value_of(name: bytes, symbols: np.ndarray[Any, Any], strings: bytes) -> int:
+def _value_of(name: bytes, symbols: Table, strings: bytes) -> int:
     """The value of the first symbol of this name that is defined here; 0 without one."""
     import numpy as np
 
+    named = symbols[_named(name, symbols, strings)]
+    kinds = named["info"] & 15
+    defined = named[(named["section"] != 0) & ~np.isin(kinds, (_STT_TLS, _STT_GNU_IFUNC))]
+    return int(defined["value"][0]) if len(defined) else 0
+
+
+def _named(name: bytes, symbols: Table, strings: bytes) -> Any:
+    """Which of the symbols are called `name`."""
+    import numpy as np
+
     places = list(_places(name + b"\0", strings))
-    if not places:
-        return 0
-    kinds = symbols["info"] & 15
-    defined = (symbols["section"] != 0) & (kinds != _STT_TLS) & (kinds != _STT_GNU_IFUNC)
-    values = symbols["value"][np.isin(symbols["name"], np.array(places, np.uint32)) & defined]
-    return int(values[0]) if len(values) else 0
+    return np.isin(symbols["name"], np.array(places, np.uint32)) if places else np.zeros(len(symbols), np.bool_)
 
 
 def _places(name: bytes, strings: bytes) -> Iterator[int]:
@@ -153,3 +183,10 @@ def _places(name: bytes, strings: bytes) -> Iterator[int]:
     while at >= 0:
         yield at
         at = strings.find(name, at + 1)
+
+
+def _table(data: bytes, fields: tuple[tuple[str, str], ...]) -> Table:
+    import numpy as np
+
+    layout = np.dtype(list(fields))
+    return np.frombuffer(data, layout, len(data) // layout.itemsize)

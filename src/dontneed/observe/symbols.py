@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from dontneed.observe.elf import ElfFile
-    from dontneed.observe.subject import Subject
+    from dontneed.observe.subject import Row, Subject
 
 _DELETED = " (deleted)"
 _IDENTITY_BYTES = 1024
@@ -73,7 +73,8 @@ def find_objects(subject: Subject, predicate: Callable[[str], bool]) -> Iterator
         ProcessGone, NotPermitted: as `Subject`'s reads.
     """
     seen = set()
-    for number, row in enumerate(subject.rows()):
+    rows = list(subject.rows())
+    for number, row in enumerate(rows):
         if "x" not in row.perms or not row.inode or (row.device, row.inode) in seen:
             continue
         path = row.name.removesuffix(_DELETED)
@@ -84,7 +85,7 @@ def find_objects(subject: Subject, predicate: Callable[[str], bool]) -> Iterator
         with _opened(subject, path, code) as elf:
             bias = elf.bias_of(row.start, code[2]) if elf else None
             if elf and bias is not None:
-                yield _mapped(subject, elf, bias, path, code)
+                yield _mapped(rows, elf, bias, path, code)
 
 
 def resolve(subject: Subject, mapped: MappedObject, names: Iterable[str]) -> dict[str, int]:
@@ -98,15 +99,23 @@ def resolve(subject: Subject, mapped: MappedObject, names: Iterable[str]) -> dic
     return {name: address + mapped.bias for name, address in found.items()}
 
 
-def _mapped(subject: Subject, elf: ElfFile, bias: int, path: str, code: tuple[int, int, int]) -> MappedObject:
+def pointers_to(subject: Subject, mapped: MappedObject, name: str) -> list[int]:
+    """The absolute addresses of the pointers by which the code of `mapped` calls a function of any other object.
+
+    Raises:
+        ProcessGone, NotPermitted: as `Subject`'s reads.
+    """
+    with _opened(subject, mapped.path, mapped.code) as elf:
+        return [address + mapped.bias for address in elf.pointers_to(name)] if elf else []
+
+
+def _mapped(rows: list[Row], elf: ElfFile, bias: int, path: str, code: tuple[int, int, int]) -> MappedObject:
     """What of the process's mappings belongs to a file loaded with this bias."""
     reach = [(bias + segment.pages[0], bias + segment.pages[1]) for segment in elf.segments]
     writable = [pages for pages, segment in zip(reach, elf.segments, strict=True) if segment.flags & WRITABLE]
     first, last = min(reach)[0], max(end for _, end in reach)
     segments = tuple(
-        (max(row.start, first), min(row.end, last), row.perms)
-        for row in subject.rows()
-        if row.start < last and first < row.end
+        (max(row.start, first), min(row.end, last), row.perms) for row in rows if row.start < last and first < row.end
     )
     data = Spans((start, end) for start, end, perms in segments if perms.startswith("rw"))
     return MappedObject(path, bias, segments, data & Spans(writable), code)
