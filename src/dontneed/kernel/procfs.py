@@ -123,6 +123,19 @@ class ProcessDirectory:
             os.close(fd)
         return {entry: target for entry, target in found.items() if target is not None}
 
+    def link(self, name: str) -> str:
+        """What the symbolic link `/proc/PID/name` leads to, such as `fd/0`; nothing if it has gone.
+
+        Raises:
+            ProcessGone, NotPermitted: as `open`.
+        """
+        try:
+            return os.readlink(name, dir_fd=self._fd)
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            raise self._explained(name, error) from None
+
     def _explained(self, name: str, error: OSError) -> Exception:
         """What an errno from `/proc/PID/name` means to a person."""
         if error.errno == errno.ESRCH or (error.errno in _ENDED_OR_ABSENT and not self._alive()):

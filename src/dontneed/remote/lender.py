@@ -1,0 +1,126 @@
+"""Which stopped thread can be borrowed: one with a stack of its own, proven and roomy, and in no critical section.
+
+Proven means that the stack pointer lies in the main thread's stack, or in the block that struct pthread tells of. The
+stack of a signal handler (sigaltstack), of a coroutine or of a goroutine is neither: what lies below the stack pointer
+there may be somebody's, and is not touched.
+
+A thread that is blocked in a system call is the best: it cannot be inside a restartable sequence (rseq(2)), which any
+detour would break. Of one that runs, the kernel tells whether it is.
+"""
+
+from __future__ import annotations
+
+from dontneed.abi.x86_64 import RED_ZONE_BYTES
+from dontneed.errors import KernelLacks, TargetRefused, Unreadable
+from dontneed.kernel import ptrace
+from dontneed.kernel.maps import read_maps
+from dontneed.kernel.process_memory import read_memory
+from dontneed.observe.thread_block import THREAD_BLOCK_BYTES, parse_thread_block
+from dontneed.remote import refusals
+from dontneed.remote.restart import number_by_hand
+from dontneed.remote.return_path import LARGEST_BYTES
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from dontneed.remote.registers import Registers
+    from dontneed.remote.stop import Stop
+
+ROOM_BYTES = 16 << 10
+"""What must be free below the way home: a vector of ranges, or the frames of a small function."""
+
+_RSEQ_CS = 8
+"""Where struct rseq says which critical section the thread is in; include/uapi/linux/rseq.h."""
+
+
+def choose_lender(stop: Stop) -> int:
+    """The stopped thread that is best borrowed, by preference the main one, blocked in a system call.
+
+    Raises:
+        TargetRefused: there is none; the message says why not the one that came nearest.
+    """
+    reasons: list[str] = []
+    order = sorted(stop.registers.items(), key=lambda item: (item[1].system_call is None, item[0]))
+    for thread, registers in order:
+        why = why_not(stop, thread, registers)
+        if not why:
+            return thread
+        reasons.append(why)
+    msg = f"process {stop.pid} has no thread that could run a system call for us: {reasons[0]}"
+    raise TargetRefused(
+        msg,
+        hint="try again: a thread that waits in a system call is needed",
+    )
+
+
+def require_lender(stop: Stop, thread: int) -> None:
+    """Raise unless this stopped thread can be borrowed.
+
+    Raises:
+        TargetRefused: why not.
+    """
+    if why := why_not(stop, thread, stop.registers[thread]):
+        msg = f"thread {thread} cannot be borrowed: {why}"
+        raise TargetRefused(msg, hint="try again, or with another thread")
+
+
+def why_not(stop: Stop, thread: int, registers: Registers, room_bytes: int = ROOM_BYTES) -> str:
+    """Why this thread cannot be borrowed; nothing if it can."""
+    if not has_proven_stack(stop, thread, room_bytes + LARGEST_BYTES):
+        return "its stack is not one that a thread of the C library has, or is nearly full"
+    if why := refusals.of_injection_by(stop.process, thread):
+        return why
+    if registers.system_call is not None:
+        if number_by_hand(thread, registers, lambda *at: read_memory(stop.pid, *at)) is None:
+            return "the system call that it waits in was interrupted before, and which one it is cannot be told"
+    elif _in_critical_section(stop, thread):
+        return "it is within a restartable sequence"
+    return ""
+
+
+def has_proven_stack(stop: Stop, thread: int, room_bytes: int = ROOM_BYTES) -> bool:
+    """Whether the stack pointer lies in a stack that is the thread's own, with so much of it free below."""
+    registers = stop.registers[thread]
+    stack = stack_of(stop, registers)
+    if stack is None:
+        return False
+    start, _ = stack
+    return start <= registers.rsp - RED_ZONE_BYTES - room_bytes
+
+
+def stack_of(stop: Stop, registers: Registers) -> tuple[int, int] | None:
+    """The stack that a stopped thread runs on, `(lowest usable address, end)`; None if that is not proven."""
+    start, end = stop.gadgets.stack
+    if start <= registers.rsp < end:
+        return start, end
+    try:
+        data = read_memory(stop.pid, registers.fs_base, THREAD_BLOCK_BYTES)
+    except Unreadable:  # no C library set it up
+        data = b""
+    block = parse_thread_block(data, registers.fs_base)
+    if block is not None:
+        return (block.stack_start, block.end) if block.holds(registers.rsp) else None
+    return _grown_main_stack(stop, registers)
+
+
+def _grown_main_stack(stop: Stop, registers: Registers) -> tuple[int, int] | None:
+    """The main thread's stack, if it has grown since the maps were read, and the stack pointer is in it now."""
+    _, end = stop.gadgets.stack
+    if not end - _LARGEST_MAIN_STACK_BYTES <= registers.rsp < end:
+        return None
+    table = read_maps(stop.process)
+    for row in range(len(table)):
+        if table.ends[row] == end and table.starts[row] <= registers.rsp:
+            return table.starts[row], end
+    return None
+
+
+_LARGEST_MAIN_STACK_BYTES = 1 << 30
+
+
+def _in_critical_section(stop: Stop, thread: int) -> bool:
+    """Whether a running thread is within a restartable sequence, or might be."""
+    try:
+        address = ptrace.get_rseq_address(thread)
+    except KernelLacks:
+        return True
+    return bool(address) and read_memory(stop.pid, address + _RSEQ_CS, 8) != bytes(8)

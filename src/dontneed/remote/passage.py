@@ -1,0 +1,290 @@
+"""`Passage`: a borrowed thread on its way through our system calls and functions, and home.
+
+    with Stop(process, threads=[thread]) as stop:
+        with Passage(stop, thread) as passage:                                  system calls only
+            passage.system_call(X86_64.GETPID)
+        with Passage(stop, thread, ensure, tail=Tail(release, 1)) as passage:   a function, a stop, another function
+            passage.result                                                      what the first one returned
+            passage.system_call(X86_64.MADVISE, start, length, 4)               as many as are wanted, in between
+                                                                                leaving the block runs the second one
+
+At every instant the thread's stack leads home (see return_path). If we are killed, the thread makes the system call
+that it is about to make, returns from the function that it is in, runs the tail if there is one, and is then what it
+was before; with a call that it was blocked in made again from the start. In the ordinary course we do not let it walk
+through the frame: we put back its registers, which also keeps what is left of a timeout.
+
+What is done in which order matters, since we may die between any two requests:
+
+1. The way home is written: memory below the stack, alive to nobody.
+2. The registers are set. From now on the thread, left alone, would walk home.
+3. All signals are blocked, so that no handler runs on the way. The frame at the end has the mask as it was.
+n. The mask is put back, then the registers. Now the thread is home.
+
+While the thread is on its way, signals for it wait. Those for the process go to another thread, or wait as well.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+
+from dontneed.abi import ptrace as abi
+from dontneed.abi.x86_64 import ERESTART_RESTARTBLOCK, ERESTARTNOINTR, RESTARTS, RESTORE_RT, SYSCALL
+from dontneed.errors import ProcessGone, TargetRefused, Unreadable, UsageError
+from dontneed.kernel import ptrace
+from dontneed.kernel.process_memory import read_memory, write_memory
+from dontneed.remote import gadgets, lender, restart
+from dontneed.remote.registers import WORD, Registers
+from dontneed.remote.return_path import ReturnPath, Tail, lay_out
+from dontneed.remote.stop import GONE, NOTHING, await_report
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+    from dontneed.remote.stop import Stop
+
+__all__ = ["FUNCTION_ROOM_BYTES", "Passage", "Tail"]
+
+FUNCTION_ROOM_BYTES = 32 << 10
+"""What a function finds free on the stack at least: resolving a symbol on its first call alone can take half of it."""
+
+_FAULTS = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGTRAP, signal.SIGSYS})
+_BLOCKED = WORD & ~sum(1 << number - 1 for number in _FAULTS)
+"""All signals but those for faults: the kernel would take away a handler of the program's for one that is blocked."""
+
+
+class Passage:
+    """A stopped thread, borrowed. A context manager; `finish` does what leaving the block does.
+
+    Args:
+        stop: holds the thread.
+        thread: one that `lender.require_lender` accepts, and, for a function, one that holds no lock which the function
+            takes (see quiet).
+        function: address of a C function to run first; None: only system calls are to be injected.
+        arguments: at most six integers or addresses.
+        tail: a function to run at the end, whatever happens in between.
+        patience_seconds: how long each function may take.
+    Attributes:
+        thread: its id.
+        runs_function: there is a function, and not only system calls.
+        result: what the function returned, an unsigned word (rax).
+    Raises:
+        TargetRefused: the thread cannot be borrowed: nothing was changed. Or the function did not return in time: the
+            thread is then let go and finishes the function, and the tail, by itself; it is no longer held.
+        ProcessGone: it was killed.
+    """
+
+    def __init__(
+        self,
+        stop: Stop,
+        thread: int,
+        function: int | None = None,
+        arguments: tuple[int, ...] = (),
+        *,
+        tail: Tail | None = None,
+        patience_seconds: float = 10.0,
+    ) -> None:
+        self._replace(stop.passage)
+        self.thread = thread
+        self.result = 0
+        self._stop = stop
+        self._tail = tail
+        self._patience_seconds = patience_seconds
+        self._home = stop.registers[thread].copy()
+        self._entered = False
+        self._note_lost = False
+        self.runs_function = function is not None
+        self._prepare()
+        stop.passage = self
+        if function is not None:
+            self._run_function(function, arguments)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.finish()
+
+    @property
+    def path(self) -> ReturnPath:
+        """The way home; below `path.start` the stack is free, down to `lowest_free`."""
+        return self._path
+
+    @property
+    def lowest_free(self) -> int:
+        """The lowest address that may be used as scratch space while the thread is parked."""
+        return self._lowest_free
+
+    def system_call(self, number: int, *arguments: int) -> int:
+        """Make a system call: its result, or a negative errno.
+
+        Raises:
+            ProcessGone: the thread was killed.
+            TargetRefused: the call blocks for longer than the patience.
+        """
+        entering = self._home.entering(self._stop.gadgets.system_call, self._path.parked, number, arguments)
+        self._set(entering)
+        deadline = time.monotonic() + self._patience_seconds
+        self._to_system_call_stop(deadline)
+        while True:
+            self._to_system_call_stop(deadline)
+            result = Registers.read(self.thread).result
+            if -result not in RESTARTS:
+                return result
+            self._to_system_call_stop(deadline)  # interrupted by a group-stop, and about to be made again
+
+    def finish(self) -> None:
+        """Run the tail, and bring the thread home; it stays stopped. Once only, however often called.
+
+        Raises:
+            TargetRefused: the tail did not return in time; as for the function.
+        """
+        if self._stop.passage is not self:
+            return
+        try:
+            if self._tail is not None and self._entered:
+                self._run_tail()
+        finally:
+            if self._stop.passage is self:
+                self._stop.passage = None
+                self._go_home()
+
+    # On the way
+
+    @staticmethod
+    def _replace(other: Passage | None) -> None:
+        """Bring home a thread that was borrowed for system calls alone."""
+        if other is not None:
+            if other.runs_function:
+                msg = "a function runs in the process already"
+                raise UsageError(msg, hint="finish() that Passage first, or make its system calls by it")
+            other.finish()
+
+    def _prepare(self) -> None:
+        """Write the way home, which changes nothing that is alive."""
+        stop, thread, home = self._stop, self.thread, self._home
+        gadgets.require(stop.gadgets, "system_call", "restore")
+        if self.runs_function:
+            gadgets.require(stop.gadgets, "pop_rax", "pop_rdi", "store")
+        lender.require_lender(stop, thread)
+        self._number = restart.number_by_hand(thread, home, lambda *at: read_memory(stop.pid, *at))
+        self._mask = ptrace.get_signal_mask(thread)
+        self._vector_state = ptrace.get_vector_state(thread)
+        self._path = lay_out(
+            restart.by_hand(home, self._number),
+            self._mask,
+            self._vector_state,
+            stop.gadgets,
+            stops=self.runs_function,
+            tail=self._tail,
+        )
+        room = FUNCTION_ROOM_BYTES if self.runs_function else lender.ROOM_BYTES
+        self._lowest_free = self._path.start - room
+        try:
+            for address, data in self._path.parts:
+                write_memory(stop.pid, address, data)
+        except Unreadable:
+            msg = f"the stack of thread {thread} cannot be written to"
+            raise TargetRefused(msg, hint="try again, or with another thread") from None
+
+    def _set(self, registers: Registers) -> None:
+        """Send the thread on its way, or further on it."""
+        registers.write(self.thread)
+        if not self._entered:
+            self._entered = True
+            ptrace.set_signal_mask(self.thread, _BLOCKED | self._mask)
+
+    def _run_function(self, function: int, arguments: tuple[int, ...]) -> None:
+        """Run the function, and stop where getpid has been called behind it."""
+        try:
+            self._set(self._home.calling(function, self._path.start, arguments))
+            self._run_until(self._stop.gadgets.system_call + len(SYSCALL), self._path.parked)
+            self._to_system_call_stop(time.monotonic() + self._patience_seconds)  # from its entry to its exit
+            self.result = int.from_bytes(read_memory(self._stop.pid, self._path.result_address, 8), "little")
+        except BaseException:
+            self.finish()
+            raise
+
+    def _run_tail(self) -> None:
+        """Run the tail, and stop where the thread is about to call rt_sigreturn; it shall not."""
+        registers = self._run_until(self._stop.gadgets.restore + len(RESTORE_RT), self._path.restoring)
+        registers.orig_rax = WORD
+        registers.write(self.thread)
+        self._to_system_call_stop(time.monotonic() + self._patience_seconds)
+
+    def _run_until(self, instruction: int, stack: int) -> Registers:
+        """Let the thread run until it enters a system call here; the registers there."""
+        deadline = time.monotonic() + self._patience_seconds
+        while True:
+            self._to_system_call_stop(deadline)
+            registers = Registers.read(self.thread)
+            if registers.rip == instruction and registers.rsp == stack:
+                return registers
+            if registers.orig_rax in restart.USE_RESTART_BLOCK:
+                self._note_lost = True
+
+    def _to_system_call_stop(self, deadline: float) -> None:
+        """Let the thread run to its next entry into a system call, or exit from one."""
+        ptrace.resume_to_system_call(self.thread)
+        while True:
+            status = await_report(self.thread, deadline)
+            if status == NOTHING:
+                self._abandon()
+            if status == GONE:
+                self._lose()
+            event, number = status >> 16, status >> 8 & 0xFF
+            if number == abi.SYSCALL_STOP:
+                return
+            if not event and number in _FAULTS and ptrace.get_signal_code(self.thread) > 0:
+                self._give_up(number)
+            # A group-stop, which the thread joins at the end; or a signal that somebody sent and that is not blocked.
+            ptrace.resume_to_system_call(self.thread, 0 if event else number)
+
+    # Ends
+
+    def _go_home(self) -> None:
+        if not self._entered:
+            return
+        home = self._home
+        if self._note_lost and home.result == -ERESTART_RESTARTBLOCK:
+            home = home.copy()
+            home.rax = -ERESTARTNOINTR
+            home.orig_rax = self._number if self._number is not None else WORD
+        try:
+            if self.runs_function:
+                ptrace.set_vector_state(self.thread, self._vector_state)
+            ptrace.set_signal_mask(self.thread, self._mask)
+            home.write(self.thread)
+        except ProcessGone:
+            self._stop.forget(self.thread)
+
+    def _abandon(self) -> None:
+        """Let the thread finish by itself what takes too long: it may hold a lock, and knows the way home."""
+        self._stop.passage = None
+        self._stop.release(self.thread)
+        msg = f"thread {self.thread} did not return within {self._patience_seconds:g} s; it finishes by itself"
+        raise TargetRefused(
+            msg,
+            hint="it waits for a lock that another thread holds; try again when the process is less busy",
+        )
+
+    def _lose(self) -> None:
+        self._stop.passage = None
+        self._stop.forget(self.thread)
+        msg = f"thread {self.thread} of process {self._stop.pid} ended while it was borrowed"
+        raise ProcessGone(msg)
+
+    def _give_up(self, number: int) -> None:
+        """A fault on the way: the thread is taken home from where it is, and the fault never was."""
+        name = signal.Signals(number).name
+        self._tail = None
+        msg = f"thread {self.thread} met with {name} on our way, and was put back"
+        raise TargetRefused(
+            msg,
+            hint="the memory of the process is damaged, or no function is at that address",
+        )

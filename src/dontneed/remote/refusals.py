@@ -1,0 +1,123 @@
+"""Which processes are not acted on, and why: looked at before anything is changed.
+
+What concerns memory (locked, registered with userfaultfd, pinned for devices) is `observe.protected`'s matter.
+"""
+
+from __future__ import annotations
+
+import os
+
+from dontneed.errors import KernelLacks, NotPermitted, ProcessGone, TargetRefused
+from dontneed.kernel import ptrace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from dontneed.kernel.procfs import ProcessDirectory
+
+_ELF_64 = b"\x7fELF\x02"
+_ENDED = (b"Z", b"X")
+_LOOK = "`dontneed look` and `dontneed plan` work on it all the same"
+
+
+def before_stop(process: ProcessDirectory) -> None:
+    """Raise unless the process can be stopped and looked at.
+
+    Raises:
+        TargetRefused: ourselves, traced already, ending, a kernel thread, 32-bit.
+        NotPermitted: this /proc is not that of our own pid namespace, so that its numbers are not ours.
+        ProcessGone: it has ended.
+    """
+    _require_own_proc()
+    if process.pid == os.getpid():
+        raise TargetRefused(
+            "a process cannot stop itself", hint="release() starts a helper process, which acts on its parent"
+        )
+    status = read_words(process, "status")
+    state = status[b"State"][:1]
+    if state in _ENDED:
+        msg = f"process {process.pid} has ended and waits for its parent to notice"
+        raise ProcessGone(msg)
+    if b"VmSize" not in status:
+        msg = f"process {process.pid} has no memory of its own: a kernel thread, or one that is ending"
+        raise TargetRefused(
+            msg,
+            hint="there is nothing to give back",
+        )
+    tracer = int(status.get(b"TracerPid", b"0"))
+    if tracer:
+        msg = f"process {process.pid} is traced by process {tracer}{_called(tracer)}, and nobody can be traced twice"
+        raise TargetRefused(
+            msg,
+            hint="end or detach that debugger, and try again",
+        )
+    _require_64_bit(process)
+
+
+def of_injection(process: ProcessDirectory) -> str:
+    """Why nothing can be run in this process; nothing if it can. Without stopping it: what its main thread says."""
+    return of_injection_by(process, process.pid)
+
+
+def of_injection_by(process: ProcessDirectory, thread: int) -> str:
+    """Why this thread must not run anything for us; nothing if it may.
+
+    Raises:
+        ProcessGone: it has ended.
+    """
+    status = read_words(process, f"task/{thread}/status")
+    mode = status.get(b"Seccomp", b"0")
+    if mode != b"0":
+        kind = "strict" if mode == b"1" else "filter"
+        return f"it is under seccomp ({kind} mode), which may end it for a system call that its program never makes"
+    if b"shstk" in status.get(b"x86_Thread_features", b"").split():
+        return "it runs with a shadow stack, which ends it for a return that its program never made"
+    return ""
+
+
+def read_words(process: ProcessDirectory, name: str) -> dict[bytes, bytes]:
+    """The lines of a status file."""
+    lines = process.read(name).split(b"\n")
+    return {key: value.strip() for key, colon, value in (line.partition(b":") for line in lines) if colon}
+
+
+def of_seize(process: ProcessDirectory, error: OSError) -> Exception:
+    """What a refusal to trace means: who traces it already, or which right is missing."""
+    if isinstance(error, PermissionError):
+        try:
+            before_stop(process)
+        except (TargetRefused, NotPermitted, ProcessGone) as found:
+            return found
+        return ptrace.why_not_permitted(process)
+    return KernelLacks(f"ptrace does not work here: {error.strerror}", hint="PTRACE_SEIZE is there since Linux 3.4")
+
+
+def _require_own_proc() -> None:
+    """The numbers in /proc are those that ptrace takes only if both are of one pid namespace."""
+    try:
+        own = os.readlink("/proc/self")
+    except OSError:  # it belongs to a namespace in which we are not
+        own = ""
+    if own != str(os.getpid()):
+        raise NotPermitted(
+            "this /proc shows the processes of another pid namespace, and their numbers are not ours",
+            hint="mount a /proc of this namespace (unshare --mount-proc), or run dontneed outside of it",
+        )
+
+
+def _require_64_bit(process: ProcessDirectory) -> None:
+    fd = process.open("exe")
+    try:
+        head = os.read(fd, len(_ELF_64))
+    finally:
+        os.close(fd)
+    if head != _ELF_64:
+        msg = f"process {process.pid} is no 64-bit program, and only those can be acted in"
+        raise TargetRefused(msg, hint=_LOOK)
+
+
+def _called(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+            return f" ({file.read().strip()})"
+    except OSError:  # it has ended, or is hidden: its number says enough
+        return ""
