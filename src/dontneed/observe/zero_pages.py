@@ -1,0 +1,171 @@
+"""Resident private anonymous pages that hold nothing but zeros: a page that is not there reads the same.
+
+# How they are found without stalling their process
+
+Every page has to be read, from outside, while the process runs. process_vm_readv pins up to 1,024 pages under the
+process's mmap_lock, lets go of it, and copies then: a window of 2 MiB holds the lock for some 50 µs of its 500, so that
+no further breath is needed. What is read counts as used (mark_page_accessed): a search like this one makes memory look
+warm to the kernel's reclaim for a while, and to smaps.
+
+A page is sampled at three words first: what is not zero mostly shows there, and is then looked at no further.
+
+# Huge pages
+
+A zero page inside a huge page that also holds data frees nothing when it goes: the huge page stays whole in memory.
+Only huge pages that are zero altogether count; the rest is told as `in_huge_bytes`. Where the kernel cannot say which
+pages are huge (before 6.7), every page is taken to be part of one.
+"""
+
+from __future__ import annotations
+
+import os
+
+from dontneed.abi import pagemap as abi
+from dontneed.errors import KernelLacks
+from dontneed.kernel.process_memory import read_ranges
+from dontneed.observe.resident import find_anonymous, scan_runs
+from dontneed.observe.slices import in_slices, together
+from dontneed.records import Record
+from dontneed.spans import Spans
+from dontneed.units import MIB, PAGE_BYTES
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    import numpy as np
+
+    from dontneed.kernel.pagemap import Words
+    from dontneed.kernel.process_memory import Bytes
+    from dontneed.kernel.procfs import ProcessDirectory
+
+    Truths = np.ndarray[Any, np.dtype[np.bool_]]
+
+_WINDOW_BYTES = 2 * MIB
+_WORD_BYTES = 8
+_PAGE_WORDS = PAGE_BYTES // _WORD_BYTES
+_SAMPLED = (0, _PAGE_WORDS * 3 // 8, _PAGE_WORDS - 1)
+_ROWS_AT_ONCE = 256
+"""Pages whose every word is looked at together: they stay in the processor's cache."""
+
+
+class ZeroPages(Record):
+    """Zero pages that free a frame each when they go, and those that would not.
+
+    Attributes:
+        small: pages of their own.
+        huge: whole huge pages.
+        in_huge_bytes: zero, inside huge pages that hold data as well.
+        shared_bytes: zero, and mapped by another process too, as after a fork.
+        read_bytes: how much was looked at.
+    """
+
+    small: Spans
+    huge: Spans
+    in_huge_bytes: int
+    shared_bytes: int
+    read_bytes: int
+
+
+def find_zero_pages(process: ProcessDirectory, spans: Spans) -> ZeroPages:
+    """Look for zero pages in `spans`, private anonymous memory of a process that runs meanwhile.
+
+    Raises:
+        NotPermitted, ProcessGone, KernelLacks: it cannot be read.
+    """
+    small, huge = _present(process, spans)
+    buffer = new_buffer(_WINDOW_BYTES)
+    zero_small = _zero_in_windows(process.pid, small, buffer)
+    zero_in_huge = _zero_in_windows(process.pid, huge, buffer)
+    zero_huge = zero_in_huge.inward_huge()
+    found_small, found_huge = find_anonymous(process, zero_small), find_anonymous(process, zero_huge)
+    return ZeroPages(
+        small=found_small.alone,
+        huge=found_huge.alone.inward_huge(),
+        in_huge_bytes=zero_in_huge.size_bytes - zero_huge.size_bytes,
+        shared_bytes=found_small.shared.size_bytes + found_huge.shared.size_bytes,
+        read_bytes=small.size_bytes + huge.size_bytes,
+    )
+
+
+def still_zero(process: ProcessDirectory, spans: Spans, buffer: Bytes) -> Spans:
+    """The pages in `spans` that are present, anonymous, this process's alone, and zero; for a process that is held.
+
+    Args:
+        process: whose they are.
+        spans: pages that were zero when they were found.
+        buffer: from `new_buffer`, as long as `spans` are together.
+    Raises:
+        NotPermitted, ProcessGone, KernelLacks: it cannot be read.
+    """
+    return _zero_among(process.pid, find_anonymous(process, spans).alone, buffer)
+
+
+def new_buffer(length: int) -> Bytes:
+    """A buffer to read into, whose pages are there already: the first fault on each costs as much as the reading."""
+    import numpy as np
+
+    return np.ones(length, np.uint8)
+
+
+def zero_rows(pages: Words) -> Truths:
+    """Which pages are all zero. Pure.
+
+    Args:
+        pages: their words, a row for each.
+    """
+    import numpy as np
+
+    first, *others = (pages[:, word] for word in _SAMPLED)
+    sampled = first.copy()
+    for words in others:
+        sampled |= words
+    zero: Truths = sampled == 0
+    doubtful = np.flatnonzero(zero)
+    for begin in range(0, len(doubtful), _ROWS_AT_ONCE):
+        rows = doubtful[begin : begin + _ROWS_AT_ONCE]
+        side_by_side = rows[-1] - rows[0] + 1 == len(rows)
+        looked_at = pages[rows[0] : rows[-1] + 1] if side_by_side else pages[rows]
+        zero[rows] = looked_at.max(axis=1) == 0
+    return zero
+
+
+def _present(process: ProcessDirectory, spans: Spans) -> tuple[Spans, Spans]:
+    """The pages in `spans` that are there and no zero page of the kernel's: small ones, and those of huge pages."""
+    import numpy as np
+
+    fd = process.open("pagemap")
+    try:
+        runs = scan_runs(fd, spans, abi.IS_PRESENT | abi.IS_ZERO | abi.IS_HUGE)
+    except KernelLacks:  # before 6.7: perhaps all of it is huge
+        return Spans(), find_anonymous(process, spans).alone
+    finally:
+        os.close(fd)
+    runs = runs[runs[:, 2] & np.uint64(abi.IS_ZERO) == 0]
+    is_huge = runs[:, 2] & np.uint64(abi.IS_HUGE) != 0
+    # Within spans again: neighbours of one kind are joined by the kernel, and a window may begin before a span.
+    return Spans.from_array(runs[~is_huge, :2]) & spans, Spans.from_array(runs[is_huge, :2]) & spans
+
+
+def _zero_in_windows(pid: int, spans: Spans, buffer: Bytes) -> Spans:
+    return together(_zero_among(pid, window, buffer) for window in in_slices(spans, len(buffer)))
+
+
+def _zero_among(pid: int, spans: Spans, buffer: Bytes) -> Spans:
+    """The zero pages in `spans`, read in one go; what lies behind a hole that opened meanwhile is left out."""
+    import numpy as np
+
+    got = read_ranges(pid, spans.array, buffer) // PAGE_BYTES
+    pages = buffer[: got * PAGE_BYTES].view(np.uint64).reshape(-1, _PAGE_WORDS)
+    return Spans.of_pages(_page_addresses(spans)[:got][zero_rows(pages)])
+
+
+def _page_addresses(spans: Spans) -> Words:
+    """The address of every page."""
+    import numpy as np
+
+    starts, ends = spans.array[:, 0], spans.array[:, 1]
+    counts = ((ends - starts) // np.uint64(PAGE_BYTES)).astype(np.intp)
+    nth = np.arange(counts.sum()) - np.repeat(counts.cumsum() - counts, counts)
+    addresses: Words = np.repeat(starts, counts) + nth.astype(np.uint64) * np.uint64(PAGE_BYTES)
+    return addresses

@@ -1,0 +1,168 @@
+"""`zero-pages`: resident private anonymous pages that hold nothing but zeros.
+
+Frees: pages that were written once and are all zero now: cleared buffers, tables hardly filled, arrays of zeros.
+
+Safe because a private anonymous page that is not there reads as zeros: dropping it changes no byte. That holds if
+nobody writes between the last look and the drop, so all threads are stopped for both, and whatever writes into memory
+without being a thread of the process is a reason to refuse.
+
+Needs: to stop the process (ptrace), and to run madvise inside it.
+
+Refuses: memory that is shared, locked, registered with userfaultfd, hugetlb, of a file; stacks; everything where pages
+are pinned, or io_uring or AIO are in use (`Protected`), or where the process holds a device that writes into its memory
+by frame or from a thread of the kernel (KVM, vhost, VFIO, RDMA, GPUs). Left alone: zero pages inside huge pages that
+hold data as well, which would free nothing, and pages that another process maps since a fork. Not seen, and not looked
+for: a process that shares the address space without being a thread (CLONE_VM without CLONE_THREAD or CLONE_VFORK).
+
+A release stops all threads, looks again which of the pages are zero, drops them, and lets the threads go on: a slice of
+64 MiB at a time, or less where a shorter pause is asked for.
+
+Kernel:
+    mm/madvise.c madvise_dontneed_single_vma(); PAGEMAP_SCAN since 6.7, without which only whole huge pages go.
+"""
+
+from __future__ import annotations
+
+from dontneed.abi.advice import Advice
+from dontneed.errors import TargetRefused
+from dontneed.kernel.maps import read_maps
+from dontneed.kernel.status import read_counters
+from dontneed.observe.mapping import kind_of
+from dontneed.observe.protected import read_protected
+from dontneed.observe.slices import in_slices, together
+from dontneed.observe.zero_pages import find_zero_pages, new_buffer, still_zero
+from dontneed.reasons.survey import Released, Survey
+from dontneed.spans import Spans
+from dontneed.units import HUGE_PAGE_BYTES, MIB, format_bytes, round_down
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dontneed.kernel.maps import MapsTable
+    from dontneed.kernel.process_memory import Bytes
+    from dontneed.kernel.procfs import ProcessDirectory
+    from dontneed.observe.subject import Subject
+    from dontneed.observe.zero_pages import ZeroPages
+    from dontneed.reasons.survey import Limits
+
+NAME = "zero-pages"
+WHY_SAFE = (
+    "a page of zeros reads the same when it is not there; looked at again and dropped while all threads stand still"
+)
+
+_KINDS = ("anonymous", "heap")
+_SLICE_BYTES = 64 * MIB
+_SMALLEST_SLICE_BYTES = HUGE_PAGE_BYTES
+_BYTES_A_SECOND = 2 << 30
+"""Looked at again and dropped; measured 2.2 to 4 GiB, fewer where every page is a range of its own."""
+_STOP_SECONDS = 0.002
+_WRITERS = ("/dev/kvm", "/dev/vhost", "/dev/vfio/", "/dev/infiniband/", "/dev/nvidia", "/dev/kfd", "/dev/dri/")
+"""Devices that write into the memory of whoever holds them, while its threads stand still."""
+
+
+def survey(subject: Subject, hint: Mapping[str, int] | None = None) -> Survey:
+    """Read all resident private anonymous memory, from outside, and find the pages that are zero."""
+    del hint
+    why_not = subject.protected.whole or _other_writer(subject.process)
+    if why_not:
+        return _nothing(why_not)
+    found = find_zero_pages(subject.process, _eligible(subject.table, subject.kinds, subject.protected.spans))
+    spans = found.small | found.huge
+    stop_bytes = min(_SLICE_BYTES, spans.size_bytes)
+    return Survey(
+        reason=NAME,
+        releasable_bytes=spans.size_bytes,
+        spans=spans,
+        why_safe=WHY_SAFE,
+        cost_seconds=spans.size_bytes / _BYTES_A_SECOND,
+        pause_seconds=_STOP_SECONDS + stop_bytes / _BYTES_A_SECOND if stop_bytes else 0.0,
+        refused=(*subject.protected.reasons, *_left_alone(found)),
+        details=found,
+    )
+
+
+def release(subject: Subject, found: Survey, limits: Limits) -> Released:
+    """Drop the pages that are still zero, a slice at a time, each while all threads stand still.
+
+    Raises:
+        TargetRefused, NotPermitted, ProcessGone: as `remote.stop.Stop`; slices before are dropped.
+    """
+    pages: ZeroPages = found.details
+    why_not = _other_writer(subject.process)
+    if why_not:
+        raise TargetRefused(why_not)
+    slice_bytes = _slice_bytes(limits)
+    buffer = new_buffer(slice_bytes)
+    dropped, pauses, left = [], [], set()
+    for spans, are_huge in ((pages.small, False), (pages.huge, True)):
+        for part in in_slices(spans, slice_bytes):
+            zero, pause_seconds, why_not = _drop(subject.process, part, buffer, are_huge=are_huge)
+            pauses.append(pause_seconds)
+            dropped.append(zero)
+            left.add(why_not)
+    gone = together(dropped)
+    notes = [*sorted(left - {""})]
+    if missed := found.spans.size_bytes - gone.size_bytes:
+        notes.append(f"{format_bytes(missed)} were written to, or given back, since they were found: left alone")
+    return Released(found.spans.size_bytes, gone.size_bytes, gone, tuple(pauses), tuple(notes))
+
+
+def _drop(process: ProcessDirectory, part: Spans, buffer: Bytes, *, are_huge: bool) -> tuple[Spans, float, str]:
+    """Stop, look again, drop, let go: what was dropped, the pause, and why nothing was."""
+    from dontneed.remote.advise import advise_inside
+    from dontneed.remote.stop import Stop
+
+    zero = Spans()
+    with Stop(process) as stop:
+        table = read_maps(process)
+        protected = read_protected(process, table, read_counters(process))
+        if not protected.whole:
+            still = _eligible(table, table.classify(kind_of), protected.spans) & part
+            zero = still_zero(process, still, buffer)
+            zero = zero.inward_huge() if are_huge else zero
+            if zero:
+                advise_inside(stop, zero, Advice.DONTNEED)
+    return zero, stop.pause_seconds, protected.whole
+
+
+def _eligible(table: MapsTable, kinds: list[str], protected: Spans) -> Spans:
+    """Memory whose pages may be dropped if they are zero: private, anonymous, read and written by its owner."""
+    rows = [row for row, kind in enumerate(kinds) if kind in _KINDS and _is_plain(table.words(row)[0])]
+    return Spans((table.starts[row], table.ends[row]) for row in rows) - protected
+
+
+def _is_plain(perms: str) -> bool:
+    return perms.startswith("rw") and perms.endswith("p")
+
+
+def _slice_bytes(limits: Limits) -> int:
+    if limits.max_pause_seconds is None:
+        return _SLICE_BYTES
+    fits = int(max(0.0, limits.max_pause_seconds - _STOP_SECONDS) * _BYTES_A_SECOND)
+    return max(_SMALLEST_SLICE_BYTES, min(_SLICE_BYTES, round_down(fits, HUGE_PAGE_BYTES)))
+
+
+def _other_writer(process: ProcessDirectory) -> str:
+    """Why all memory is left alone: something writes to it that stands still for nobody. In a sentence, or nothing."""
+    held = sorted(target for target in set(process.links("fd").values()) if target.startswith(_WRITERS))
+    return f"it holds {held[0]}: a device may write into its memory while its threads stand still" if held else ""
+
+
+def _left_alone(found: ZeroPages) -> list[str]:
+    said = []
+    if found.in_huge_bytes:
+        said.append(
+            f"{format_bytes(found.in_huge_bytes)} of zeros lie in huge pages that hold data as well: dropping them "
+            "would free nothing"
+        )
+    if found.shared_bytes:
+        said.append(
+            f"{format_bytes(found.shared_bytes)} of zeros are mapped by another process too, since a fork: dropping "
+            "them would free nothing"
+        )
+    return said
+
+
+def _nothing(why_not: str) -> Survey:
+    return Survey(NAME, 0, Spans(), WHY_SAFE, 0.0, 0.0, refused=(why_not,))
