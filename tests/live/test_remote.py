@@ -41,7 +41,7 @@ def test_an_injected_call_that_fails_returns_its_errno(child):
 def test_ranges_are_advised_inside(child):
     """What was advised reads as zeros afterwards, and what lies between does not."""
     target = child(
-        "import ctypes, mmap\nheld = mmap.mmap(-1, 4 * 4096)\nheld.write(b'x' * len(held))\n"
+        "import ctypes, mmap\nheld = mmap.mmap(-1, 4 * 4096, flags=mmap.MAP_PRIVATE)\nheld.write(b'x' * len(held))\n"
         "print(ctypes.addressof(ctypes.c_char.from_buffer(held)))\npause()\nprint(*held[::4096])"
     )
     (start,) = numbers(target.said[0])
@@ -54,10 +54,10 @@ def test_ranges_are_advised_inside(child):
 def test_a_function_is_called_on_a_quiet_thread(child):
     """With its arguments, and its result comes back whole."""
     target = child(
-        "import ctypes\nprint(*(ctypes.cast(getattr(ctypes.CDLL(None), name), ctypes.c_void_p).value\n"
-        "    for name in ('toupper', 'labs', 'malloc_trim')))"
+        "import ctypes\nlibc = ctypes.CDLL(None)\nfor name in ('toupper', 'labs', 'malloc_trim'):\n"
+        "    print(ctypes.cast(getattr(libc, name), ctypes.c_void_p).value)\npause()\nprint('whole')"
     )
-    toupper, labs, malloc_trim = numbers(target.said[0])
+    toupper, labs, malloc_trim = map(int, target.said)
     with ProcessDirectory(target.pid) as process:
         (quiet,) = quiet_threads(process)
         assert (quiet.thread, quiet.call_name) == (target.pid, "read")
@@ -66,7 +66,7 @@ def test_a_function_is_called_on_a_quiet_thread(child):
             assert call(stop, toupper, ord("a")) == ord("A")
             assert call(stop, labs, -(1 << 40)) == 1 << 40
             assert call(stop, malloc_trim, 0) in (0, 1)
-    target.proceed()
+    assert target.proceed() == ["whole"]
 
 
 def test_a_process_cannot_stop_itself():
