@@ -11,10 +11,10 @@ detour would break. Of one that runs, the kernel tells whether it is.
 from __future__ import annotations
 
 from dontneed.abi.x86_64 import RED_ZONE_BYTES
-from dontneed.errors import KernelLacks, TargetRefused, Unreadable
+from dontneed.errors import KernelLacks, TargetRefused
 from dontneed.kernel import ptrace
 from dontneed.kernel.maps import read_maps
-from dontneed.kernel.process_memory import read_memory
+from dontneed.kernel.process_memory import read_memory, read_ranges
 from dontneed.observe.thread_block import THREAD_BLOCK_BYTES, parse_thread_block
 from dontneed.remote import refusals
 from dontneed.remote.restart import number_by_hand
@@ -92,14 +92,19 @@ def stack_of(stop: Stop, registers: Registers) -> tuple[int, int] | None:
     start, end = stop.gadgets.stack
     if start <= registers.rsp < end:
         return start, end
-    try:
-        data = read_memory(stop.pid, registers.fs_base, THREAD_BLOCK_BYTES)
-    except Unreadable:  # no C library set it up
-        data = b""
-    block = parse_thread_block(data, registers.fs_base)
+    block = parse_thread_block(_read_thread_block(stop.pid, registers.fs_base), registers.fs_base)
     if block is not None:
         return (block.stack_start, block.end) if block.holds(registers.rsp) else None
     return _grown_main_stack(stop, registers)
+
+
+def _read_thread_block(pid: int, thread_pointer: int) -> bytes:
+    """What can be read of it: struct pthread, whose size differs by version, is the last thing in its mapping."""
+    import numpy as np
+
+    buffer = np.empty(THREAD_BLOCK_BYTES, np.uint8)
+    around = np.array([[thread_pointer, thread_pointer + THREAD_BLOCK_BYTES]], np.uint64)
+    return buffer[: read_ranges(pid, around, buffer)].tobytes()
 
 
 def _grown_main_stack(stop: Stop, registers: Registers) -> tuple[int, int] | None:
