@@ -30,10 +30,9 @@ from __future__ import annotations
 from dontneed.abi.x86_64 import RED_ZONE_BYTES
 from dontneed.errors import Unreadable
 from dontneed.kernel.process_memory import read_memory
-from dontneed.observe.resident import find_anonymous
 from dontneed.observe.thread_block import THREAD_BLOCK_BYTES, parse_thread_block
 from dontneed.records import Record
-from dontneed.spans import Spans
+from dontneed.spans import Span
 from dontneed.units import KIB, MIB, round_down
 
 TYPE_CHECKING = False
@@ -59,17 +58,20 @@ _SELF_WORDS = (0, 2)
 """Where struct pthread holds its own address: tcb and self of tcbhead_t, which the ABI fixes."""
 
 
+_NOTHING = Span(0, 0)
+
+
 class DeadStack(Record):
     """What is dead of one thread's stack.
 
     Attributes:
         thread: its id.
-        pages: present, and this process's alone.
-        why_not: why nothing is said of it: what the thread is doing, as in "3 threads are …"; nothing otherwise.
+        span: from the lowest address that it may use; present or not, and empty if nothing is known to be dead.
+        why_not: why nothing is: what the thread is doing, as in "3 threads are …"; nothing otherwise.
     """
 
     thread: int
-    pages: Spans
+    span: Span = _NOTHING
     why_not: str = ""
 
 
@@ -90,7 +92,7 @@ def find_dead_stack(
     thread: int,
     stack_pointer: int,
     mapping: MappedPart | None,
-    registers: Iterable[int] | None = None,
+    registers: Iterable[int] = (),
     thread_pointer: int = 0,
 ) -> DeadStack:
     """Find what is dead of a thread's stack.
@@ -100,28 +102,24 @@ def find_dead_stack(
         thread: its id.
         stack_pointer: where it is now.
         mapping: the one that the stack pointer lies in, or None.
-        registers: of a stopped thread: what it holds in them; None if it runs on.
+        registers: of a stopped thread: what it holds in them.
         thread_pointer: of a stopped thread.
     Raises:
-        NotPermitted, ProcessGone, KernelLacks: its memory or its page map cannot be read.
+        NotPermitted, ProcessGone, KernelLacks: its memory cannot be read.
     """
-    import numpy as np
-
     if mapping is None or not mapping.start <= stack_pointer < mapping.end:
-        return DeadStack(thread, Spans(), NOT_ITS_OWN)
+        return DeadStack(thread, why_not=NOT_ITS_OWN)
     try:
         stack = _find_stack(process, thread, stack_pointer, mapping, thread_pointer)
     except Unreadable:  # it is being unmapped
         stack = NOT_ITS_OWN
     if isinstance(stack, str):
-        return DeadStack(thread, Spans(), stack)
-    words = np.concatenate((stack.live, np.array([*(registers or ())], np.uint64)))
+        return DeadStack(thread, why_not=stack)
     top = stack_pointer - RED_ZONE_BYTES
-    if points_between(words, stack.start, top):
-        return DeadStack(thread, Spans(), POINTS_BELOW)
+    if points_between(stack.live, stack.start, top) or any(stack.start < word < top for word in registers):
+        return DeadStack(thread, why_not=POINTS_BELOW)
     end = round_down(top - RESERVE_BYTES)
-    below = Spans([(stack.start, end)]) if end > stack.start else Spans()
-    return DeadStack(thread, find_anonymous(process, below).alone)
+    return DeadStack(thread, Span(stack.start, end) if end > stack.start else _NOTHING)
 
 
 def points_between(words: Words, start: int, end: int) -> bool:

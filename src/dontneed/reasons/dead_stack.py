@@ -70,10 +70,15 @@ def survey(subject: Subject, hint: Mapping[str, int] | None = None) -> Survey:
         find_dead_stack(subject.process, thread, pointer, _mapping_at(subject.table, pointer))
         for thread, pointer in pointers.items()
     ]
-    stacks = [stack.replace(pages=stack.pages - subject.protected.spans) for stack in stacks]
-    worth = [stack for stack in stacks if stack.pages.size_bytes >= _LEAST_BYTES]
-    spans = together(stack.pages for stack in worth)
-    most_bytes = max((stack.pages.size_bytes for stack in worth), default=0)
+    pages = find_anonymous(subject.process, together(Spans([stack.span]) for stack in stacks)).alone
+    pages -= subject.protected.spans
+    worth = {}
+    for stack in stacks:
+        own = pages.within(stack.span)
+        if own.size_bytes >= _LEAST_BYTES:
+            worth[stack.thread] = own
+    spans = together(worth.values())
+    most_bytes = max((own.size_bytes for own in worth.values()), default=0)
     refused = _in_words(stack.why_not for stack in stacks)
     if running:
         refused.append(f"{_threads(len(running))} running: what is dead of their stacks is not seen from outside")
@@ -85,7 +90,7 @@ def survey(subject: Subject, hint: Mapping[str, int] | None = None) -> Survey:
         cost_seconds=len(worth) * 2 * _STOP_SECONDS + spans.size_bytes / _BYTES_A_SECOND,
         pause_seconds=_STOP_SECONDS + min(_SLICE_BYTES, most_bytes) / _BYTES_A_SECOND if worth else 0.0,
         refused=(*refused, *subject.protected.reasons),
-        details=tuple(stack.thread for stack in worth),
+        details=worth,
     )
 
 
@@ -97,13 +102,14 @@ def release(subject: Subject, found: Survey, limits: Limits) -> Released:
         ProcessGone: the process has ended.
     """
     process = subject.process
-    protected = read_protected(process, read_maps(process), read_counters(process))
-    work = _Work(process, protected.spans, _slice_bytes(limits))
-    for thread in found.details:
-        work.do(thread)
-    if work.refusals and not work.dropped:
-        raise work.refusals[0]
+    protected = read_protected(process, read_maps(process), read_counters(process)).spans
+    work = _Work(process, _slice_bytes(limits))
+    for thread, pages in found.details.items():
+        for part in in_slices(pages - protected, work.slice_bytes):
+            work.drop(thread, part)
     gone = together(work.dropped)
+    if work.refusals and not gone:
+        raise work.refusals[0]
     notes = [*_in_words(work.why_not), *sorted({str(refusal) for refusal in work.refusals})]
     return Released(found.spans.size_bytes, gone.size_bytes, gone, tuple(work.pauses), tuple(notes))
 
@@ -140,54 +146,48 @@ class _Work:
     """The release of one thread's stack after the other, and what came of it.
 
     Attributes:
+        slice_bytes: how much goes in one stop.
         dropped: what was given up.
         pauses: seconds of each stop.
         why_not: of each thread why nothing was said of its stack, or nothing.
         refusals: of threads that could not be acted on.
     """
 
-    def __init__(self, process: ProcessDirectory, protected: Spans, slice_bytes: int) -> None:
+    def __init__(self, process: ProcessDirectory, slice_bytes: int) -> None:
+        self.slice_bytes = slice_bytes
         self.dropped: list[Spans] = []
         self.pauses: list[float] = []
         self.why_not: list[str] = []
         self.refusals: list[DontneedError] = []
         self._process = process
-        self._protected = protected
-        self._slice_bytes = slice_bytes
 
-    def do(self, thread: int) -> None:
-        """Drop what is dead of one thread's stack, in as many stops as it takes.
+    def drop(self, thread: int, pages: Spans) -> None:
+        """Drop those pages of one thread's stack that are still dead.
 
         Raises:
             ProcessGone: the process has ended, and not just this thread.
         """
         try:
-            while self._drop_slice(thread):
-                pass
+            self._drop(thread, pages)
         except (TargetRefused, NotPermitted) as refusal:
             self.refusals.append(refusal)
         except ProcessGone:
             self._process.read("stat")
 
-    def _drop_slice(self, thread: int) -> bool:
-        """Stop, look, drop, let go; whether there was more than a slice."""
+    def _drop(self, thread: int, pages: Spans) -> None:
         from dontneed.remote.advise import advise_inside
         from dontneed.remote.stop import Stop
 
         with Stop(self._process, [thread], _PATIENCE_SECONDS) as stop:
             registers = stop.registers[thread]
-            mapping = _mapping_now(self._process, registers.rsp)
-            dead = find_dead_stack(self._process, thread, registers.rsp, mapping, registers.words, registers.fs_base)
-            pages = dead.pages - self._protected
-            part = next(in_slices(pages, self._slice_bytes), Spans())
-            is_worth_it = part.size_bytes >= _LEAST_BYTES
-            if is_worth_it:
+            pointer, words, block = registers.rsp, registers.words, registers.fs_base
+            dead = find_dead_stack(self._process, thread, pointer, _mapping_now(self._process, pointer), words, block)
+            part = pages.within(dead.span)
+            if part:
                 advise_inside(stop, part, Advice.DONTNEED)
         self.pauses.append(stop.pause_seconds)
         self.why_not.append(dead.why_not)
-        if is_worth_it:
-            self.dropped.append(part)
-        return is_worth_it and part != pages
+        self.dropped.append(part)
 
 
 def _slice_bytes(limits: Limits) -> int:
