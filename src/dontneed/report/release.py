@@ -7,7 +7,7 @@ from dontneed.units import format_bytes, format_seconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from typing import Any
 
     from dontneed.reasons.survey import Survey
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _AMOUNTS = ("advised", "freed", "deferred", "shared", "lazy", "cached", "refaulted")
 _ALWAYS = ("advised", "freed")
+_SHORT_SECONDS = 1e-3
+_COLUMNS = 110
 _PROOFS = {
     "frames": "every frame was looked up after it had gone",
     "counters": "freed is at most this: bounded by the process's counters; root can look up the frames",
@@ -30,8 +32,8 @@ def format_plan(plan: Plan) -> list[str]:
     rows = [
         (
             format_bytes(survey.releasable_bytes),
-            format_seconds(survey.pause_seconds) if survey.pause_seconds else "none",
-            format_seconds(survey.cost_seconds) if survey.cost_seconds else "0 s",
+            _roughly(survey.pause_seconds) if survey.releasable_bytes else "",
+            _roughly(survey.cost_seconds) if survey.releasable_bytes else "",
             survey.reason,
         )
         for survey in plan.surveys
@@ -41,7 +43,8 @@ def format_plan(plan: Plan) -> list[str]:
         "",
         *format_table(("COULD GO", "PAUSE", "COST", "REASON"), rows, left=(3,)),
         "",
-        *_explained(plan.surveys),
+        *_wrapped(_explained(plan.surveys)),
+        "",
         f"surveyed in {format_seconds(plan.cost_seconds)}; nothing was stopped, and nothing changed",
     ]
 
@@ -54,7 +57,7 @@ def format_release(receipt: ReleaseReceipt) -> list[str]:
         (
             *(format_bytes(getattr(each, word)) for word in words),
             format_seconds(each.pause_seconds) if each.stops else "none",
-            str(each.stops),
+            str(each.stops) if each.stops else "",
             each.reason,
         )
         for each in receipt.reasons
@@ -65,8 +68,8 @@ def format_release(receipt: ReleaseReceipt) -> list[str]:
         "",
         *format_table(header, rows, left=(len(header) - 1,)),
         "",
-        *(line for each in receipt.reasons for line in _remarks(each)),
-        *(f"note: {note}" for note in receipt.notes),
+        *_wrapped(line for each in receipt.reasons for line in _remarks(each)),
+        *_wrapped(f"note: {note}" for note in receipt.notes),
         f"evidence: {receipt.evidence}: {_PROOFS[receipt.evidence]}; all took {format_seconds(receipt.cost_seconds)}",
     ]
 
@@ -109,13 +112,27 @@ def _who(whose: Plan | ReleaseReceipt) -> str:
     return f"{printable(whose.command)} (pid {whose.pid})"
 
 
+def _roughly(seconds: float) -> str:
+    """An estimate: no more digits than it deserves."""
+    if not seconds:
+        return "none"
+    return format_seconds(float(f"{seconds:.1g}")) if seconds >= _SHORT_SECONDS else "< 1 ms"
+
+
+def _wrapped(lines: Iterable[str]) -> Iterator[str]:
+    """Sentences on lines that fit a terminal, each behind its reason."""
+    from textwrap import wrap
+
+    for line in lines:
+        yield from wrap(line, _COLUMNS, subsequent_indent="  ")
+
+
 def _explained(surveys: tuple[Survey, ...]) -> Iterator[str]:
     """Why what could go is safe to go, and what is refused."""
     for survey in surveys:
         if survey.releasable_bytes:
             yield f"{survey.reason}: {survey.why_safe}"
         yield from (f"{survey.reason}: refused: {printable(refused)}" for refused in survey.refused)
-    yield ""
 
 
 def _remarks(receipt: ReasonReceipt) -> Iterator[str]:
