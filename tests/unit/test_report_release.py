@@ -53,7 +53,7 @@ def test_a_plan_is_a_sentence_a_table_and_its_reasons():
         "",
         "COULD GO  PAUSE    COST  REASON",
         "20.0 MiB   4 ms  100 ms  zero-pages",
-        "       0                  dead-stack",
+        "       0                 dead-stack",
         "",
         "zero-pages: they read as zero before and after",
         "dead-stack: refused: process 42 is traced by gdb (pid 7)",
