@@ -3,6 +3,10 @@
 The target runs on meanwhile: what is read is of one moment only within a page, and may be torn across words. Neither
 call stops it, sends it anything or faults in what is swapped out for longer than a touch of its own would.
 
+Reading is not without traces: what is read counts as used, and since 5.19 an anonymous page that is shared since a fork
+is copied to be read (gup_must_unshare(), since these calls pin): read in bulk what the process maps alone, and no more.
+/proc/PID/mem does not pin, and copies nothing.
+
 Kernel:
     since 3.2; mm/process_vm_access.c; process_vm_readv(2). Needs PTRACE_MODE_ATTACH: the same user and Yama's consent,
     or CAP_SYS_PTRACE. At most 1,024 ranges a call on either side; a call ends short at the first range that fails.

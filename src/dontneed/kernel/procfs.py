@@ -140,11 +140,17 @@ class ProcessDirectory:
         """What an errno from `/proc/PID/name` means to a person."""
         if error.errno == errno.ESRCH or (error.errno in _ENDED_OR_ABSENT and not self._alive()):
             return ProcessGone(f"process {self.pid} ended while it was looked at")
+        if error.errno == errno.ENOENT and self._is_of_ended_thread(name):
+            return ProcessGone(f"a thread of process {self.pid} ended while it was looked at")
         if error.errno == errno.ENOENT:
             return KernelLacks(f"this kernel has no /proc/PID/{name.split('/', maxsplit=1)[0]}")
         if isinstance(error, PermissionError):
             return NotPermitted(f"not permitted to read /proc/{self.pid}/{name}{self._owner()}", hint=_SUDO)
         return error
+
+    def _is_of_ended_thread(self, name: str) -> bool:
+        first, _, rest = name.partition("/")
+        return first == "task" and not os.access(f"task/{rest.partition('/')[0]}", os.F_OK, dir_fd=self._fd)
 
     def _alive(self) -> bool:
         """Whether it has memory; what ends loses it first, and its files are then refused as if by want of rights."""
