@@ -21,7 +21,8 @@ ROUNDS = int(os.environ.get("DONTNEED_ROUNDS", "25"))
 """How often a test acts on a target that is busy meanwhile."""
 
 PAGE = 4096
-PRESENT, OF_FILE, SWAPPED = 1 << 63, 1 << 61, 1 << 62
+PRESENT, SWAPPED, OF_FILE, ALONE = 1 << 63, 1 << 62, 1 << 61, 1 << 56
+"""Bits of the page map."""
 
 
 class Target:

@@ -7,6 +7,10 @@ process's mmap_lock, lets go of it, and copies then: a window of 2 MiB holds the
 no further breath is needed. What is read counts as used (mark_page_accessed): a search like this one makes memory look
 warm to the kernel's reclaim for a while, and to smaps.
 
+Only pages that the process maps alone are read. Since 5.19 a page that is shared since a fork is *copied* when it is
+pinned (gup_must_unshare()), so that reading a forked worker would make it grow by all that it has in common with its
+parent; and dropping such a page would free nothing anyway.
+
 A page is sampled at three words first: what is not zero mostly shows there, and is then looked at no further.
 
 # Huge pages
@@ -50,13 +54,13 @@ _ROWS_AT_ONCE = 256
 
 
 class ZeroPages(Record):
-    """Zero pages that free a frame each when they go, and those that would not.
+    """Zero pages that free a frame each when they go, and what would not.
 
     Attributes:
         small: pages of their own.
         huge: whole huge pages.
         in_huge_bytes: zero, inside huge pages that hold data as well.
-        shared_bytes: zero, and mapped by another process too, as after a fork.
+        shared_bytes: not looked at, for another process maps it too.
         read_bytes: how much was looked at.
     """
 
@@ -73,18 +77,19 @@ def find_zero_pages(process: ProcessDirectory, spans: Spans) -> ZeroPages:
     Raises:
         NotPermitted, ProcessGone, KernelLacks: it cannot be read.
     """
-    small, huge = _present(process, spans)
-    buffer = new_buffer(_WINDOW_BYTES)
-    zero_small = _zero_in_windows(process.pid, small, buffer)
+    resident = find_anonymous(process, spans)
+    zero_page, huge = _kinds(process, spans)
+    small = resident.alone - huge
+    huge &= resident.alone
+    buffer = new_buffer()
     zero_in_huge = _zero_in_windows(process.pid, huge, buffer)
     zero_huge = zero_in_huge.inward_huge()
-    found_small, found_huge = find_anonymous(process, zero_small), find_anonymous(process, zero_huge)
     return ZeroPages(
-        small=found_small.alone,
-        huge=found_huge.alone.inward_huge(),
+        small=_zero_in_windows(process.pid, small, buffer),
+        huge=zero_huge,
         in_huge_bytes=zero_in_huge.size_bytes - zero_huge.size_bytes,
-        shared_bytes=found_small.shared.size_bytes + found_huge.shared.size_bytes,
-        read_bytes=small.size_bytes + huge.size_bytes,
+        shared_bytes=(resident.shared - zero_page).size_bytes,
+        read_bytes=resident.alone.size_bytes,
     )
 
 
@@ -94,18 +99,18 @@ def still_zero(process: ProcessDirectory, spans: Spans, buffer: Bytes) -> Spans:
     Args:
         process: whose they are.
         spans: pages that were zero when they were found.
-        buffer: from `new_buffer`, as long as `spans` are together.
+        buffer: from `new_buffer`.
     Raises:
         NotPermitted, ProcessGone, KernelLacks: it cannot be read.
     """
-    return _zero_among(process.pid, find_anonymous(process, spans).alone, buffer)
+    return _zero_in_windows(process.pid, find_anonymous(process, spans).alone, buffer)
 
 
-def new_buffer(length: int) -> Bytes:
-    """A buffer to read into, whose pages are there already: the first fault on each costs as much as the reading."""
+def new_buffer() -> Bytes:
+    """A buffer to read into, a window long: its pages are there, and it stays in the processor's cache."""
     import numpy as np
 
-    return np.ones(length, np.uint8)
+    return np.ones(_WINDOW_BYTES, np.uint8)
 
 
 def zero_rows(pages: Words) -> Truths:
@@ -130,21 +135,19 @@ def zero_rows(pages: Words) -> Truths:
     return zero
 
 
-def _present(process: ProcessDirectory, spans: Spans) -> tuple[Spans, Spans]:
-    """The pages in `spans` that are there and no zero page of the kernel's: small ones, and those of huge pages."""
+def _kinds(process: ProcessDirectory, spans: Spans) -> tuple[Spans, Spans]:
+    """Where the kernel's own zero page is mapped, and where huge pages are."""
     import numpy as np
 
     fd = process.open("pagemap")
     try:
         runs = scan_runs(fd, spans, abi.IS_PRESENT | abi.IS_ZERO | abi.IS_HUGE)
     except KernelLacks:  # before 6.7: perhaps all of it is huge
-        return Spans(), find_anonymous(process, spans).alone
+        return Spans(), spans
     finally:
         os.close(fd)
-    runs = runs[runs[:, 2] & np.uint64(abi.IS_ZERO) == 0]
-    is_huge = runs[:, 2] & np.uint64(abi.IS_HUGE) != 0
-    # Within spans again: neighbours of one kind are joined by the kernel, and a window may begin before a span.
-    return Spans.from_array(runs[~is_huge, :2]) & spans, Spans.from_array(runs[is_huge, :2]) & spans
+    is_zero, is_huge = (runs[:, 2] & np.uint64(bit) != 0 for bit in (abi.IS_ZERO, abi.IS_HUGE))
+    return Spans.from_array(runs[is_zero, :2]), Spans.from_array(runs[is_huge, :2])
 
 
 def _zero_in_windows(pid: int, spans: Spans, buffer: Bytes) -> Spans:

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from dontneed.abi.advice import Advice
 from dontneed.errors import TargetRefused
-from dontneed.kernel.maps import read_maps
+from dontneed.kernel.maps import parse_maps
 from dontneed.kernel.status import read_counters
 from dontneed.observe.mapping import kind_of
 from dontneed.observe.protected import read_protected
@@ -40,16 +40,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from dontneed.kernel.maps import MapsTable
-    from dontneed.kernel.process_memory import Bytes
     from dontneed.kernel.procfs import ProcessDirectory
     from dontneed.observe.subject import Subject
     from dontneed.observe.zero_pages import ZeroPages
     from dontneed.reasons.survey import Limits
 
 NAME = "zero-pages"
-WHY_SAFE = (
-    "a page of zeros reads the same when it is not there; looked at again and dropped while all threads stand still"
-)
+WHY_SAFE = "a page that is gone reads as zeros too; looked at again and dropped while all threads stand still"
 
 _KINDS = ("anonymous", "heap")
 _SLICE_BYTES = 64 * MIB
@@ -67,7 +64,7 @@ def survey(subject: Subject, hint: Mapping[str, int] | None = None) -> Survey:
     why_not = subject.protected.whole or _other_writer(subject.process)
     if why_not:
         return _nothing(why_not)
-    found = find_zero_pages(subject.process, _eligible(subject.table, subject.kinds, subject.protected.spans))
+    found = find_zero_pages(subject.process, _eligible(subject.table, subject.kinds) - subject.protected.spans)
     spans = found.small | found.huge
     stop_bytes = min(_SLICE_BYTES, spans.size_bytes)
     return Survey(
@@ -93,43 +90,66 @@ def release(subject: Subject, found: Survey, limits: Limits) -> Released:
     if why_not:
         raise TargetRefused(why_not)
     slice_bytes = _slice_bytes(limits)
-    buffer = new_buffer(slice_bytes)
+    watch = _Watch(subject)
     dropped, pauses, left = [], [], set()
     for spans, are_huge in ((pages.small, False), (pages.huge, True)):
         for part in in_slices(spans, slice_bytes):
-            zero, pause_seconds, why_not = _drop(subject.process, part, buffer, are_huge=are_huge)
+            zero, pause_seconds, why_not = _drop(watch, part, are_huge=are_huge)
             pauses.append(pause_seconds)
             dropped.append(zero)
             left.add(why_not)
     gone = together(dropped)
-    notes = [*sorted(left - {""})]
+    notes = sorted(left - {""})
     if missed := found.spans.size_bytes - gone.size_bytes:
         notes.append(f"{format_bytes(missed)} were written to, or given back, since they were found: left alone")
     return Released(found.spans.size_bytes, gone.size_bytes, gone, tuple(pauses), tuple(notes))
 
 
-def _drop(process: ProcessDirectory, part: Spans, buffer: Bytes, *, are_huge: bool) -> tuple[Spans, float, str]:
+def _drop(watch: _Watch, part: Spans, *, are_huge: bool) -> tuple[Spans, float, str]:
     """Stop, look again, drop, let go: what was dropped, the pause, and why nothing was."""
     from dontneed.remote.advise import advise_inside
     from dontneed.remote.stop import Stop
 
-    zero = Spans()
-    with Stop(process) as stop:
-        table = read_maps(process)
-        protected = read_protected(process, table, read_counters(process))
-        if not protected.whole:
-            still = _eligible(table, table.classify(kind_of), protected.spans) & part
-            zero = still_zero(process, still, buffer)
-            zero = zero.inward_huge() if are_huge else zero
-            if zero:
-                advise_inside(stop, zero, Advice.DONTNEED)
-    return zero, stop.pause_seconds, protected.whole
+    with Stop(watch.process) as stop:
+        memory, why_not = watch.look()
+        zero = still_zero(watch.process, memory & part, watch.buffer)
+        zero = zero.inward_huge() if are_huge else zero
+        if zero:
+            advise_inside(stop, zero, Advice.DONTNEED)
+    return zero, stop.pause_seconds, why_not
 
 
-def _eligible(table: MapsTable, kinds: list[str], protected: Spans) -> Spans:
+class _Watch:
+    """What may be dropped at this very moment, told as fast as can be: all threads stand still for it.
+
+    Maps is parsed again if it reads otherwise than the last time; a ring of AIO would be a mapping, too.
+
+    Attributes:
+        process: whose memory it is.
+        buffer: to read into.
+    """
+
+    def __init__(self, subject: Subject) -> None:
+        self.process = subject.process
+        self.buffer = new_buffer()
+        self._text = b""
+        self._memory = Spans()
+        self.look()
+
+    def look(self) -> tuple[Spans, str]:
+        """Memory whose pages may be dropped if they are zero; or none, and why."""
+        text = self.process.read("maps")
+        table = parse_maps(text if text != self._text else b"")
+        if len(table):
+            self._text, self._memory = text, _eligible(table, table.classify(kind_of))
+        protected = read_protected(self.process, table, read_counters(self.process))
+        return Spans() if protected.whole else self._memory - protected.spans, protected.whole
+
+
+def _eligible(table: MapsTable, kinds: list[str]) -> Spans:
     """Memory whose pages may be dropped if they are zero: private, anonymous, read and written by its owner."""
     rows = [row for row, kind in enumerate(kinds) if kind in _KINDS and _is_plain(table.words(row)[0])]
-    return Spans((table.starts[row], table.ends[row]) for row in rows) - protected
+    return Spans((table.starts[row], table.ends[row]) for row in rows)
 
 
 def _is_plain(perms: str) -> bool:
@@ -158,8 +178,8 @@ def _left_alone(found: ZeroPages) -> list[str]:
         )
     if found.shared_bytes:
         said.append(
-            f"{format_bytes(found.shared_bytes)} of zeros are mapped by another process too, since a fork: dropping "
-            "them would free nothing"
+            f"{format_bytes(found.shared_bytes)} of memory are mapped by another process too, since a fork: dropping "
+            "what is zero of them would free nothing"
         )
     return said
 
