@@ -9,12 +9,18 @@ from dontneed.records import Record
 from dontneed.units import format_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from measuring import Samples
 
 SECONDS = "s"
 THROUGHPUT = "GiB/s"
+HELD = "B held"
+GIVEN_BACK = "B given back"
+
+_MORE_IS_BETTER = (THROUGHPUT, GIVEN_BACK)
+_NEXT_TO_NOTHING = {SECONDS: 1e-6, THROUGHPUT: 1e-6, HELD: 1.0, GIVEN_BACK: 1.0}
+"""What a ratio takes for a median of 0: there are pauses that never happen, and peers that give nothing back."""
 
 
 class Target(Record):
@@ -35,7 +41,7 @@ class Comparison(Record):
     Attributes:
         question, case: what was asked, and of what.
         subject, peer: whose samples these are.
-        median, peer_median, unit: of their samples, in `SECONDS` or `THROUGHPUT`.
+        median, peer_median, unit: of their samples, in `SECONDS`, `THROUGHPUT`, `HELD` or `GIVEN_BACK`.
         ratio: how many times as good the subject is as its peer: above 1 it is better, whatever the unit.
         target, met: the promise in words, and whether it is kept; None where nothing was promised.
         samples, peer_samples: all that was measured, in order.
@@ -58,6 +64,26 @@ class Comparison(Record):
 def at_least_times(factor: float) -> Target:
     """At least `factor` times as good as the peer."""
     return Target(f"≥ {factor:g} times", lambda _subject, _peer, ratio: ratio >= factor)
+
+
+def no_worse() -> Target:
+    """As good as the peer, or better; a hundredth may be chance."""
+    return Target("no worse", lambda _subject, _peer, ratio: ratio >= 0.99)
+
+
+def all_proven(proven: Sequence[float]) -> Target:
+    """Every frame that is called free was looked up, in each sample."""
+    return Target("all, by frames", lambda _subject, _peer, _ratio: all(proven))
+
+
+def gives_back(before: Sequence[float], share: float, peer_share: float, *, of: float | None = None) -> Target:
+    """At least this share comes back of what is held, or of an amount, where the peer gives back no more than that."""
+    start = median(before)
+    whole = start if of is None else of
+    return Target(
+        f"≥ {100 * share:.0f} % back, the peer ≤ {100 * peer_share:.0f} %",
+        lambda subject, peer, _ratio: start - subject >= share * whole and start - peer <= peer_share * whole,
+    )
 
 
 def at_most(seconds: float) -> Target:
@@ -83,7 +109,9 @@ class Case:
         """Set one name's samples beside another's."""
         ours, theirs = self._samples[subject], self._samples[peer]
         middle, peer_middle = median(ours), median(theirs)
-        ratio = middle / peer_middle if self._unit == THROUGHPUT else peer_middle / middle
+        least = _NEXT_TO_NOTHING[self._unit]
+        times = max(middle, least) / max(peer_middle, least)
+        ratio = times if self._unit in _MORE_IS_BETTER else 1 / times
         return Comparison(
             question=self._question,
             case=self._case,

@@ -29,6 +29,13 @@ class Options(Record):
         modelled_pages: touched in the model at one go.
         compared_sequences: of operations, done in the model and on the kernel.
         modelled_calls, modelled_mappings: how many calls it serves, over how many mappings.
+        released_rounds: samples of a release, each of a process that was started for it.
+        released_objects: small objects, most of which are freed before the release.
+        arena_bytes: that each of 14 threads frees at the top of its arena.
+        idle_threads, dead_stack_bytes: threads that wait, and what each of them has left on its stack.
+        warm_units: units of work that a service has done before it is released.
+        planned_bytes: of the process that is planned over and over.
+        requested_seconds: for which a service is asked while it is released.
     """
 
     held: HeldProcesses
@@ -47,10 +54,18 @@ class Options(Record):
     modelled_calls: int
     modelled_mappings: int
     compared_sequences: int
+    released_rounds: int
+    released_objects: int
+    arena_bytes: int
+    idle_threads: int
+    dead_stack_bytes: int
+    warm_units: int
+    planned_bytes: int
+    requested_seconds: float
 
 
 def quick_options(held: HeldProcesses) -> Options:
-    """Sizes that show that everything works, within a minute and 2 GiB."""
+    """Sizes that show that everything works, within some minutes and 2 GiB."""
     return Options(
         held=held,
         quick=True,
@@ -68,6 +83,14 @@ def quick_options(held: HeldProcesses) -> Options:
         modelled_calls=20_000,
         modelled_mappings=2_000,
         compared_sequences=100,
+        released_rounds=1,
+        released_objects=300_000,
+        arena_bytes=6 * MIB,
+        idle_threads=16,
+        dead_stack_bytes=MIB,
+        warm_units=2,
+        planned_bytes=256 * MIB,
+        requested_seconds=1.5,
     )
 
 
@@ -95,6 +118,14 @@ def full_options(held: HeldProcesses, available_bytes: int) -> Options:
         modelled_calls=1_000_000,
         modelled_mappings=18_000,
         compared_sequences=2_000,
+        released_rounds=3,
+        released_objects=2_000_000,
+        arena_bytes=34 * MIB,
+        idle_threads=64,
+        dead_stack_bytes=4 * MIB,
+        warm_units=5,
+        planned_bytes=GIB,
+        requested_seconds=4.0,
     )
 
 

@@ -1,4 +1,4 @@
-"""Our C programs: built when their source is newer, started, asked line by line, and always ended.
+"""Programs that are measured: started, asked line by line, and always ended; those in C are built when they are newer.
 
 They end by themselves when their standard input does, and with this process, however it ends.
 """
@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import ctypes
 import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
     from typing_extensions import Self
 
@@ -19,25 +20,31 @@ _SOURCES = Path(__file__).parent / "native"
 BUILD = Path(__file__).parents[1] / "build" / "benchmarks"
 """What the benchmarks make and nobody keeps."""
 
+_PATIENCE_SECONDS = 20
 
-class Program:
-    """A running C program that has said it is ready. A context manager.
+
+class Running:
+    """A running program that has said it is ready. A context manager.
 
     Args:
-        name: of its source in `native/`.
-        arguments: its own.
+        command: what to start.
+        environment: its variables; None: ours.
+    Attributes:
+        pid: of the process that was started.
+        greeting: the line that it said first.
     Raises:
         RuntimeError: it ended instead; why stands on standard error.
     """
 
-    def __init__(self, name: str, *arguments: str | int) -> None:
-        command = [str(_built(name)), *map(str, arguments)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+    def __init__(self, command: Sequence[str], environment: dict[str, str] | None = None) -> None:
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, env=environment
+        )
         self._input = cast("TextIO", self._process.stdin)
         self._output = cast("TextIO", self._process.stdout)
         self.pid = self._process.pid
         try:
-            self.answer()
+            self.greeting = self.answer()
         except BaseException:
             self.close()
             raise
@@ -70,11 +77,34 @@ class Program:
         """The file descriptor that becomes readable when an answer is there."""
         return self._output.fileno()
 
+    def end(self) -> None:
+        """Close its standard input, so that it ends itself and all that it started; if it does not, end it."""
+        self._input.close()
+        try:
+            self._process.wait(_PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            print(f"benchmarks: {self._process.args!r} had to be killed", file=sys.stderr)
+        self.close()
+
     def close(self) -> None:
         """End it, and let its memory go before anyone measures on."""
         self._process.kill()
         with self._process:  # closes the pipes and waits
             pass
+
+
+class Program(Running):
+    """A running C program.
+
+    Args:
+        name: of its source in `native/`.
+        arguments: its own.
+    Raises:
+        RuntimeError: as `Running`.
+    """
+
+    def __init__(self, name: str, *arguments: str | int) -> None:
+        super().__init__([str(_built(name)), *map(str, arguments)])
 
 
 class HeldProcesses:
@@ -115,5 +145,5 @@ def _built(name: str, *options: str, suffix: str = "") -> Path:
     if not program.exists() or program.stat().st_mtime < changed:
         BUILD.mkdir(parents=True, exist_ok=True)
         source = _SOURCES / f"{name}.c"
-        subprocess.run(["gcc", "-O2", "-Wall", "-Wextra", *options, "-o", program, source], check=True)
+        subprocess.run(["gcc", "-O2", "-Wall", "-Wextra", "-pthread", *options, "-o", program, source], check=True)
     return program

@@ -30,7 +30,20 @@ if TYPE_CHECKING:
 
     from options import Options
 
-QUESTIONS = ("look_running", "look_cold", "stall", "decode", "startup", "discard", "model")
+QUESTIONS = (
+    "look_running",
+    "look_cold",
+    "stall",
+    "decode",
+    "startup",
+    "discard",
+    "model",
+    "release_pools",
+    "release_arenas",
+    "release_stacks",
+    "release_services",
+    "release_cost",
+)
 """In this order: a process of many gigabytes serves all who look at it, and is gone before others need as much."""
 
 KEPT = Path(__file__).parent / "results"

@@ -1,6 +1,7 @@
 #!/bin/sh
 # setup.sh PYTHON: what the benchmarks are held against (pmap, psutil) and built with (gcc), installed where it is missing;
-# and dontneed as a user installs it, for what a cold command costs: no hooks of a developer's environment, and compiled.
+# dontneed as a user installs it, for what a cold command costs: no hooks of a developer's environment, and compiled;
+# and the real programs whose memory is released, in an environment of their own, which knows nothing of dontneed.
 
 set -eu
 cd "$(dirname "$0")/.."
@@ -19,3 +20,14 @@ fi
 build/benchmarks/installed/bin/python -m pip install --quiet --disable-pip-version-check --no-deps .
 
 "$python" -c 'import psutil' 2>/dev/null || "$python" -m pip install --quiet --disable-pip-version-check 'psutil>=6'
+
+# Installed once, and anew when this list or the Python changes.
+services='pandas>=2.2,<4 scikit-learn>=1.5,<2 distributed>=2024.8 gunicorn>=22,<26 flask>=3,<4'
+stamp="$services with $("$python" -V)"
+if [ "$(cat build/benchmarks/services/stamp 2>/dev/null)" != "$stamp" ]; then
+    echo "benchmarks: installing pandas, scikit-learn, distributed, gunicorn and flask into build/benchmarks/services" >&2
+    "$python" -m venv --clear build/benchmarks/services
+    # shellcheck disable=SC2086 # a list of names
+    build/benchmarks/services/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: $services
+    echo "$stamp" >build/benchmarks/services/stamp
+fi

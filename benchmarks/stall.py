@@ -50,20 +50,26 @@ def run(options: Options) -> list[Comparison]:
             PMAP: lambda: spawn(pmap, "-x", pid),
             ONE_SCAN: lambda: _scan_in_one_call(pid, start, end),
         }
-        runners = [_stall(program, name, reader, options.stalled_seconds) for name, reader in readers.items()]
-        samples = alternate(runners, options.few_rounds)
+        samples = stall_samples(program, readers, options)
     return [
         comparison
         for statistic, target in _TARGETS.items()
-        for comparison in _compare(options, statistic, target, samples)
+        for comparison in _compare(options, statistic, target, samples[statistic])
     ]
+
+
+def stall_samples(program: Program, readers: dict[str, Callable[[], object]], options: Options) -> dict[str, Samples]:
+    """What the process measures while each reader is called again and again: for each statistic, samples by reader."""
+    runners = [_stall(program, name, reader, options.stalled_seconds) for name, reader in readers.items()]
+    samples = alternate(runners, options.few_rounds)
+    return {
+        statistic: {name: samples[f"{statistic} {name}"] for name in readers} for statistic in ("p50", "p99", "longest")
+    }
 
 
 def _compare(options: Options, statistic: str, target: Target | None, samples: Samples) -> list[Comparison]:
     """The rows of one statistic; what was promised is promised once, beside a process that nobody looks at."""
-    prefix = f"{statistic} "
-    of_statistic = {name.removeprefix(prefix): values for name, values in samples.items() if name.startswith(prefix)}
-    case = Case(QUESTION, f"{statistic} of mmap + munmap, {format_bytes(options.stalled_bytes)}", of_statistic)
+    case = Case(QUESTION, f"{statistic} of mmap + munmap, {format_bytes(options.stalled_bytes)}", samples)
     return [
         case.compare(LOOK, NOBODY, target),
         *(case.compare(LOOK, peer) for peer in (ROLLUP, PMAP, ONE_SCAN)),
