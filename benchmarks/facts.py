@@ -7,7 +7,10 @@ import platform
 import subprocess
 from importlib.metadata import version
 
+from programs import BUILD
+
 MEASURED_PACKAGES = ("dontneed", "numpy", "psutil")
+SERVICE_PACKAGES = ("pandas", "scikit-learn", "distributed", "gunicorn", "flask")
 MEASURED_COMMANDS = (("pmap", "-V"), ("gcc", "--version"))
 
 _HUGE_PAGES = "/sys/kernel/mm/transparent_hugepage/enabled"
@@ -31,7 +34,15 @@ def versions() -> dict[str, str]:
     """What was measured, and what it was measured with."""
     packages = {name: version(name) for name in MEASURED_PACKAGES}
     commands = {command[0]: _last_word(*command) for command in MEASURED_COMMANDS}
-    return packages | commands
+    return packages | commands | _service_versions()
+
+
+def _service_versions() -> dict[str, str]:
+    """What is installed in the environment of the services."""
+    ask = "import sys; from importlib.metadata import version; print(*map(version, sys.argv[1:]))"
+    command = (BUILD / "services" / "bin" / "python", "-c", ask, *SERVICE_PACKAGES)
+    output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    return dict(zip(SERVICE_PACKAGES, output.split(), strict=True))
 
 
 def memory_bytes(field: str) -> int:

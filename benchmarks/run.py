@@ -3,6 +3,7 @@
     python benchmarks/run.py                  all; the results are kept in results/, in a file named for the kernel
     python benchmarks/run.py --quick          all, small: shows in a minute that everything works
     python benchmarks/run.py discard look     some: discard, and those that begin with look
+    python benchmarks/run.py --keep release   some, and their results are kept in the place of older ones
     python benchmarks/run.py --table          make the tables of docs/benchmarks.md from the results that are kept
 
 A promise that is not kept is a result and no failure: the exit code is 0. It is 1 when a question went unanswered.
@@ -65,7 +66,10 @@ def main() -> int:
         return 0
     subprocess.run([Path(__file__).with_name("setup.sh"), sys.executable], check=True)
     results = _ask(names, quick=arguments.quick)
-    _write(results, arguments.output or _place(results, complete=len(names) == len(QUESTIONS)))
+    if arguments.keep and not results["quick"] and not results["unanswered"]:
+        results = _among_the_kept(results)
+    complete = len(names) == len(QUESTIONS) or arguments.keep
+    _write(results, arguments.output or _place(results, complete=complete))
     return 1 if results["unanswered"] else 0
 
 
@@ -75,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
         "questions", nargs="*", metavar="QUESTION", help="by name, or how it begins; all when none is named"
     )
     parser.add_argument("--quick", action="store_true", help="small sizes and few rounds")
+    parser.add_argument("--keep", action="store_true", help="keep the answers beside the older ones to other questions")
     parser.add_argument("--output", type=Path, metavar="FILE", help="where to write the results")
     parser.add_argument("--table", action="store_true", help="measure nothing, make the tables of the documentation")
     return parser
@@ -127,7 +132,30 @@ def _place(results: dict[str, Any], *, complete: bool) -> Path:
     """Where results go: only complete runs of the large sizes are kept."""
     if not complete or results["quick"] or results["unanswered"]:
         return BUILD / "latest.json"
+    return _kept_file(results)
+
+
+def _kept_file(results: dict[str, Any]) -> Path:
     return KEPT / f"{'.'.join(results['machine']['kernel'].split('.')[:2])}.json"
+
+
+def _among_the_kept(results: dict[str, Any]) -> dict[str, Any]:
+    """These results and those that are kept, but for the rows of the same questions."""
+    path = _kept_file(results)
+    if not path.exists():
+        return results
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    asked = list(dict.fromkeys(row["question"] for row in results["comparisons"]))
+    earlier = [run for run in kept.get("later_runs", []) if not set(run["questions"]) <= set(asked)]
+    return {
+        **kept,
+        "versions": kept["versions"] | results["versions"],
+        "later_runs": [*earlier, {"questions": asked, "machine": results["machine"]}],
+        "comparisons": [
+            *(row for row in kept["comparisons"] if row["question"] not in asked),
+            *results["comparisons"],
+        ],
+    }
 
 
 def _write(results: dict[str, Any], path: Path) -> None:

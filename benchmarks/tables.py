@@ -63,6 +63,15 @@ def _conditions(results: dict[str, Any]) -> str:
         f"transparent huge pages: {machine['huge_pages']}), Python {machine['python']}; "
         + ", ".join(f"{name} {version}" for name, version in versions.items())
         + f". Load when it began: {machine['load']}."
+        + "".join(map(_later_run, results.get("later_runs", [])))
+    )
+
+
+def _later_run(run: dict[str, Any]) -> str:
+    """What was measured at another time, and on what the machine was then."""
+    machine, questions = run["machine"], "; ".join(run["questions"])
+    return (
+        f" In a later run, with Python {machine['python']} and a load of {machine['load']} when it began: {questions}."
     )
 
 
