@@ -68,7 +68,7 @@ def test_stacks_that_are_not_what_they_seem_are_left_alone(tmp_path):
         assert released.advised == found.releasable_bytes
         assert target.tell("end") == ["errors 0"]
     said = "; ".join(found.refused)
-    assert "3 threads are on a stack that is not their own" in said
+    assert "3 threads are on a stack that glibc did not make for them" in said
     assert "2 threads are holding addresses below their stack pointer" in said
     assert "mlock" in said
 

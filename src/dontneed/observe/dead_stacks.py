@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 RESERVE_BYTES = 32 * KIB
 """Kept below the stack pointer: the next calls need it at once, and a borrowed thread has its way home in it."""
 
-NOT_ITS_OWN = "on a stack that is not their own: a signal handler's, a coroutine's, or one that the program made"
+NOT_ITS_OWN = "on a stack that glibc did not make for them: a signal handler's, a coroutine's, the program's own"
 TOO_DEEP = "with more than 4 MiB of stack in use"
 POINTS_BELOW = "holding addresses below their stack pointer: perhaps on a stack within their stack"
 
@@ -188,6 +188,8 @@ def _searched(pid: int, base: int, mapping: MappedPart) -> _Stack | str:
 def _start_of_block(words: Words, base: int, thread_pointer: int, mapping: MappedPart) -> int:
     """The lowest usable address of the block that struct pthread tells of, if the stack at `base` is it; else 0."""
     first = (thread_pointer - base) // _WORD_BYTES
+    if [int(words[first + word]) for word in _SELF_WORDS if first + word < len(words)] != [thread_pointer] * 2:
+        return 0
     block = parse_thread_block(words[first : first + THREAD_BLOCK_BYTES // _WORD_BYTES].tobytes(), thread_pointer)
     if block is None or not block.guard_bytes or not block.holds(base):
         return 0
