@@ -52,7 +52,9 @@ def interpreters():
 
 def _version_of(path):
     try:
-        said = subprocess.run([path, "-c", "import sys; print(sys.version)"], capture_output=True, text=True, check=True)
+        said = subprocess.run(
+            [path, "-c", "import sys; print(sys.version)"], capture_output=True, text=True, check=True
+        )
     except (OSError, subprocess.CalledProcessError):
         return ""
     return re.match(r"\d+\.\d+", said.stdout)[0]

@@ -96,7 +96,7 @@ def _candidates(subject: Subject) -> Iterator[MappedObject]:
 
 def _is_python_library(path: str) -> bool:
     name = os.path.basename(path)
-    return name.startswith("libpython3.") and ".so" in name
+    return name.startswith("libpython3.") and name[len("libpython3.")].isdigit() and ".so" in name
 
 
 def _version(subject: Subject, symbols: Mapping[str, int]) -> tuple[int, int]:

@@ -1,9 +1,9 @@
-"""Many small objects, of which few survive; then gc and malloc_trim; at the end the survivors say whether they are whole.
+"""Many small objects, of which few survive; then gc and malloc_trim; at the end the survivors are checked.
 
 Arguments: how many objects; `random` (0.2 % survive, anywhere) or `clustered` (5 %, in rows of 100).
-Says, line by line: RSS before all objects, RSS when most have gone, RSS after gc.collect() and malloc_trim(0). Then waits
-for input, checks, makes as many objects again, checks those, and says how many survivors were whole, and how many there
-were.
+Says, line by line: RSS before all objects, RSS when most have gone, RSS after gc.collect() and malloc_trim(0). Then
+waits for input, checks, makes as many objects again, checks those, and says how many survivors were whole, and how many
+there were.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def make(number):
 
 def survives(number, how):
     """Whether a row is kept."""
-    return random.random() < 0.002 if how == "random" else number // 100 % 20 == 0
+    return random.random() < 0.002 if how == "random" else number // 100 % 20 == 0  # noqa: S311 - a test that can be repeated
 
 
 def main(count, how):

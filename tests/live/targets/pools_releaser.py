@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 
 from dontneed.errors import TargetRefused
 from dontneed.kernel.procfs import ProcessDirectory
@@ -21,10 +22,8 @@ def release(process, hint):
     """Survey and release once; the hint for the next time."""
     subject = read_subject(process)
     found = free_pools.survey(subject, hint)
-    try:
+    with suppress(TargetRefused):  # nobody waits just now
         free_pools.release(subject, found, Limits())
-    except TargetRefused:  # nobody waits just now
-        pass
     return found.hint
 
 
