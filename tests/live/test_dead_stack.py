@@ -64,7 +64,7 @@ def test_stacks_that_are_not_what_they_seem_are_left_alone(tmp_path):
         roles = {thread: name for name, (thread,) in target.named().items()}
         with subject_of(target.pid) as subject:
             found, released = released_from(subject)
-        assert sorted(roles.get(thread, "main") for thread in found.details) == ["locked", "plain"]
+        assert sorted(roles.get(thread, "main") for thread in found.details) == ["plain"]
         assert released.advised == found.releasable_bytes
         assert target.tell("end") == ["errors 0"]
     said = "; ".join(found.refused)

@@ -70,8 +70,8 @@ def survey(subject: Subject, hint: Mapping[str, int] | None = None) -> Survey:
         find_dead_stack(subject.process, thread, pointer, _mapping_at(subject.table, pointer))
         for thread, pointer in pointers.items()
     ]
-    pages = find_anonymous(subject.process, together(Spans([stack.span]) for stack in stacks)).alone
-    pages -= subject.protected.spans
+    resident = find_anonymous(subject.process, together(Spans([stack.span]) for stack in stacks)).alone
+    pages = resident - subject.protected.spans
     worth = {}
     for stack in stacks:
         own = pages.within(stack.span)
@@ -80,6 +80,8 @@ def survey(subject: Subject, hint: Mapping[str, int] | None = None) -> Survey:
     spans = together(worth.values())
     most_bytes = max((own.size_bytes for own in worth.values()), default=0)
     refused = _in_words(stack.why_not for stack in stacks)
+    if pages != resident:
+        refused += subject.protected.reasons
     if running:
         refused.append(f"{_threads(len(running))} running: what is dead of their stacks is not seen from outside")
     return Survey(
@@ -89,7 +91,7 @@ def survey(subject: Subject, hint: Mapping[str, int] | None = None) -> Survey:
         why_safe=WHY_SAFE,
         cost_seconds=len(worth) * 2 * _STOP_SECONDS + spans.size_bytes / _BYTES_A_SECOND,
         pause_seconds=_STOP_SECONDS + min(_SLICE_BYTES, most_bytes) / _BYTES_A_SECOND if worth else 0.0,
-        refused=(*refused, *subject.protected.reasons),
+        refused=tuple(refused),
         details=worth,
     )
 

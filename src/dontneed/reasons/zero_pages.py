@@ -64,7 +64,8 @@ def survey(subject: Subject, hint: Mapping[str, int] | None = None) -> Survey:
     why_not = subject.protected.whole or _other_writer(subject.process)
     if why_not:
         return _nothing(why_not)
-    found = find_zero_pages(subject.process, _eligible(subject.table, subject.kinds) - subject.protected.spans)
+    memory, protected = _eligible(subject.table, subject.kinds), subject.protected
+    found = find_zero_pages(subject.process, memory - protected.spans)
     spans = found.small | found.huge
     stop_bytes = min(_SLICE_BYTES, spans.size_bytes)
     return Survey(
@@ -74,7 +75,7 @@ def survey(subject: Subject, hint: Mapping[str, int] | None = None) -> Survey:
         why_safe=WHY_SAFE,
         cost_seconds=spans.size_bytes / _BYTES_A_SECOND,
         pause_seconds=_STOP_SECONDS + stop_bytes / _BYTES_A_SECOND if stop_bytes else 0.0,
-        refused=(*subject.protected.reasons, *_left_alone(found)),
+        refused=(*(protected.reasons if memory & protected.spans else ()), *_left_alone(found)),
         details=found,
     )
 
@@ -89,15 +90,22 @@ def release(subject: Subject, found: Survey, limits: Limits) -> Released:
     why_not = _other_writer(subject.process)
     if why_not:
         raise TargetRefused(why_not)
-    slice_bytes = _slice_bytes(limits)
     watch = _Watch(subject)
-    dropped, pauses, left = [], [], set()
+    slice_bytes = _slice_bytes(limits)
+    dropped: list[Spans] = []
+    pauses: list[float] = []
+    left = set()
     for spans, are_huge in ((pages.small, False), (pages.huge, True)):
-        for part in in_slices(spans, slice_bytes):
+        rest = spans
+        while rest:
+            part = next(in_slices(rest, slice_bytes))
             zero, pause_seconds, why_not = _drop(watch, part, are_huge=are_huge)
-            pauses.append(pause_seconds)
             dropped.append(zero)
+            pauses.append(pause_seconds)
             left.add(why_not)
+            if limits.max_pause_seconds is not None and pause_seconds > limits.max_pause_seconds:
+                slice_bytes = max(_SMALLEST_SLICE_BYTES, round_down(slice_bytes // 2, HUGE_PAGE_BYTES))
+            rest -= part
     gone = together(dropped)
     notes = sorted(left - {""})
     if missed := found.spans.size_bytes - gone.size_bytes:
@@ -139,8 +147,9 @@ class _Watch:
     def look(self) -> tuple[Spans, str]:
         """Memory whose pages may be dropped if they are zero; or none, and why."""
         text = self.process.read("maps")
-        table = parse_maps(text if text != self._text else b"")
-        if len(table):
+        has_changed = text != self._text
+        table = parse_maps(text if has_changed else b"")
+        if has_changed:
             self._text, self._memory = text, _eligible(table, table.classify(kind_of))
         protected = read_protected(self.process, table, read_counters(self.process))
         return Spans() if protected.whole else self._memory - protected.spans, protected.whole

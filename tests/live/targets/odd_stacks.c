@@ -110,10 +110,17 @@ static void in_nested_coroutine(void *name)
 
 static void on_locked_stack(void *name)
 {
-    char here;
+    pthread_attr_t attributes;
+    void *start;
+    size_t size;
+    uintptr_t lowest = ((uintptr_t)&start - DEEP) & -PAGE;
 
+    pthread_getattr_np(pthread_self(), &attributes);
+    pthread_attr_getstack(&attributes, &start, &size);
+    pthread_attr_destroy(&attributes);
     recurse(DEEP);
-    mlock((void *)((uintptr_t)&here - DEEP), DEEP / 2);
+    if (mlock((void *)lowest, (uintptr_t)start + size - lowest))
+        perror("mlock");
     say_and_wait(name);
 }
 
