@@ -72,10 +72,12 @@ distclean: clean
 
 # An environment is a directory with a stamp in it for each thing that was installed there.
 
-$(VENV)/.runtime: pyproject.toml bin/dontneed tools/environment.sh
+INSTALLED := pyproject.toml hatch_build.py $(wildcard src/native/*) bin/dontneed tools/environment.sh
+
+$(VENV)/.runtime: $(INSTALLED)
 	@tools/environment.sh $(PYTHON) $(VENV)
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml bin/dontneed tools/environment.sh
+$(VENV)/.dev: $(INSTALLED)
 	@tools/environment.sh $(PYTHON) $(VENV) dev
 	@touch $(VENV)/.runtime $@

@@ -88,10 +88,15 @@ def advise_spans(spans: Spans, advice: Advice, *, pidfd: int | None = None) -> i
     """
     target = pidfd
     if target is None and len(spans) > 1:
-        target = _own_target(advice, os.getpid())
+        target = own_target(advice)
     if target is None:
         return _advise_one_by_one(spans, advice)
     return _advise_in_vectors(spans, advice, target, remote=pidfd is not None)
+
+
+def own_target(advice: Advice) -> int | None:
+    """The pidfd by which process_madvise takes `advice` on ourselves; None where it does not."""
+    return _own_target(advice, os.getpid())
 
 
 def _advise_one_by_one(spans: Spans, advice: Advice) -> int:

@@ -105,7 +105,7 @@ def survey(subject: Subject, hint: Mapping[str, int] | None = None) -> Survey:
         why_safe=WHY_SAFE,
         cost_seconds=work_seconds * (1 + _HOLD_SECONDS / (_MAX_HOLD_SECONDS * _HEADROOM)),
         pause_seconds=min(work_seconds, _MAX_HOLD_SECONDS * _HEADROOM) + _HOLD_SECONDS if work_seconds else 0.0,
-        refused=(*refused, *_left_alone(resident.alone.size_bytes - small.size_bytes, resident.shared.size_bytes)),
+        refused=(*refused, *left_alone(resident.alone.size_bytes - small.size_bytes, resident.shared.size_bytes)),
         hint=details.arenas.hint,
         details=details,
     )
@@ -234,7 +234,8 @@ def _all_ranges(details: Details) -> Words:
     return np.concatenate([batch.ranges() for batch in details.batches])
 
 
-def _left_alone(huge_bytes: int, shared_bytes: int) -> Iterator[str]:
+def left_alone(huge_bytes: int, shared_bytes: int) -> Iterator[str]:
+    """What of the pages found is free for nobody yet, in sentences."""
     if huge_bytes:
         yield f"{format_bytes(huge_bytes)} lie in huge pages: they are given up, and free when the kernel splits those"
     if shared_bytes:

@@ -23,6 +23,7 @@ from dontneed.spans import Span
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from typing import Any
 
     from dontneed.kernel.status import Identity
     from dontneed.reasons.survey import Limits, Released, Survey
@@ -51,12 +52,20 @@ class Order(Record):
     evidence: str
 
 
-def carry_out(order: Order, is_cancelled: Callable[[], bool]) -> ReleaseReceipt:
+def carry_out(
+    order: Order,
+    is_cancelled: Callable[[], bool],
+    *,
+    named: Callable[[str], Any] | None = None,
+    wait: Callable[[float], None] = time.sleep,
+) -> ReleaseReceipt:
     """Carry an order out; its receipt.
 
     Args:
         order: what to do.
         is_cancelled: asked before every reason: whether the caller has lost interest.
+        named: what has survey() and release() of a reason, by its name; None: the modules of the catalogue.
+        wait: returns when what was given up has been watched for so many seconds.
     Raises:
         ProcessGone: it ended, or the pid is another process now.
         NotPermitted, NoAddressSpace: it cannot be looked at at all.
@@ -71,14 +80,15 @@ def carry_out(order: Order, is_cancelled: Callable[[], bool]) -> ReleaseReceipt:
         for name in order.reasons:
             if is_cancelled():
                 break
-            turns.append(_Turn(name, witnesses.enter_context(Witness(process, order.evidence))))
+            turns.append(_Turn(name, named or reason_named, witnesses.enter_context(Witness(process, order.evidence))))
             turns[-1].act(process, order)
             if turns[-1].surprised:
                 break
         after = read_counters(process)
         cost_seconds = time.perf_counter() - began
         if order.watch_seconds:
-            _watch(process, turns, order.watch_seconds)
+            wait(order.watch_seconds)
+            _count_refaults(process, turns)
         return ReleaseReceipt(
             pid=order.pid,
             command=identity.command,
@@ -101,9 +111,8 @@ def _not_begun(reasons: tuple[str, ...]) -> tuple[str, ...]:
     return (f"not begun: {', '.join(reasons)}",) if reasons else ()
 
 
-def _watch(process: ProcessDirectory, turns: list[_Turn], seconds: float) -> None:
-    """Wait, and let every turn count what was touched again. A process that ends meanwhile touches nothing."""
-    time.sleep(seconds)
+def _count_refaults(process: ProcessDirectory, turns: list[_Turn]) -> None:
+    """Let every turn count what was touched again. A process that has ended touches nothing."""
     try:
         for turn in turns:
             turn.refaulted = turn.witness.refaulted_bytes()
@@ -114,8 +123,9 @@ def _watch(process: ProcessDirectory, turns: list[_Turn], seconds: float) -> Non
 class _Turn:
     """One reason's turn: what it found, did, and what came of it."""
 
-    def __init__(self, name: str, witness: Witness) -> None:
+    def __init__(self, name: str, named: Callable[[str], Any], witness: Witness) -> None:
         self._name = name
+        self._named = named
         self.witness = witness
         self.refaulted = 0
         self.notes: tuple[str, ...] = ()
@@ -148,7 +158,7 @@ class _Turn:
         self._cost_seconds = time.perf_counter() - began
 
     def _act(self, process: ProcessDirectory, order: Order) -> None:
-        reason = reason_named(self._name)
+        reason = self._named(self._name)
         subject = read_subject(process)
         found: Survey = reason.survey(subject, order.hints.get(self._name))
         self._found = found

@@ -77,7 +77,7 @@ class Plan(Record):
         """
         from dontneed.reasons.survey import Limits
         from dontneed.reclaim.carry_out import Order
-        from dontneed.reclaim.release import carry_out_by_helper
+        from dontneed.reclaim.release import carried_out
 
         order = Order(
             pid=self.pid,
@@ -88,7 +88,7 @@ class Plan(Record):
             watch_seconds=watch_seconds,
             evidence=evidence,
         )
-        return carry_out_by_helper(order)
+        return carried_out(order)
 
 
 def plan(pid: int | None = None, *, reasons: Iterable[str] | None = None) -> Plan:
@@ -127,6 +127,10 @@ def plan(pid: int | None = None, *, reasons: Iterable[str] | None = None) -> Pla
 def surveyed(name: str, subject: Subject, hint: Mapping[str, int] | None = None) -> Survey:
     """The survey of one reason; one that cannot look finds nothing, and says why."""
     reason = reason_named(name)
+    if subject.is_self:
+        from dontneed.reclaim.in_process import native_reason
+
+        reason = native_reason(name) or reason
     try:
         found: Survey = reason.survey(subject, hint)
     except REFUSALS as refusal:

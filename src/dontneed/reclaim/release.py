@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from dontneed.errors import UsageError
 from dontneed.kernel.procfs import ProcessDirectory
 from dontneed.kernel.status import read_identity
@@ -28,7 +30,7 @@ def release(
     watch_seconds: float = 0.0,
     evidence: str = "auto",
 ) -> ReleaseReceipt:
-    """Give back what a process does not need. Acts through a short-lived helper process.
+    """Give back what a process does not need. Acts through a short-lived helper process, or in its own by itself.
 
     Nothing that the process can read changes, but for memory that it has freed itself, or that it cannot reach. On any
     surprise the process is left as it was, and the receipt says why.
@@ -60,16 +62,24 @@ def release(
             watch_seconds=watch_seconds,
             evidence=evidence,
         )
-    return carry_out_by_helper(order)
+    return carried_out(order)
 
 
-def carry_out_by_helper(order: Order) -> ReleaseReceipt:
-    """Have a helper process carry out an order.
+def carried_out(order: Order) -> ReleaseReceipt:
+    """Have an order carried out: by ourselves, if it is about us and as far as we can; else by a helper process.
 
     Raises:
         As `release`.
     """
     _check(order)
+    if order.pid == os.getpid():
+        from dontneed.reclaim.in_process import carry_out_ourselves
+
+        return carry_out_ourselves(order, _by_helper)
+    return _by_helper(order)
+
+
+def _by_helper(order: Order) -> ReleaseReceipt:
     receipt: ReleaseReceipt = ask("dontneed.reclaim.worker", order, order.pid)
     return receipt
 
