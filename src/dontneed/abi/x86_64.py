@@ -27,11 +27,20 @@ RED_ZONE_BYTES = 128
 SYSCALL = b"\x0f\x05"
 SYSCALL_RETURN = b"\x0f\x05\xc3"
 RETURN = b"\xc3"
-POP_RAX_RETURN = b"\x58\xc3"
 POP_RDI_RETURN = b"\x5f\xc3"
-STORE_RAX_AT_RDI_RETURN = b"\x48\x89\x07\xc3"
 RESTORE_RT = b"\x48\xc7\xc0\x0f\x00\x00\x00\x0f\x05"
 """mov $15, %rax; syscall: what a signal handler of every C library returns to (__restore_rt)."""
+HARMLESS_CALL_RETURN = rb"\xb8[\x27\x66\x68\x6b\x6c\x6e]\0\0\0\x0f\x05\xc3"
+"""mov $number, %eax; syscall; ret: the whole of getpid, getuid, getgid, geteuid, getegid, getppid. A pattern."""
+HARMLESS_CALL_BYTES = 8
+STORE_RAX_RETURN = (
+    rb"(?:\x48\x89(?:\x03|[\x43\x45].|[\x83\x85]....)|\x49\x89(?:\x04\x24|\x44\x24.|[\x45\x46\x47].|[\x06\x07]))"
+    rb"(?:\x48\x83\xc4[\x08\x10\x18\x20\x28])?(?:[\x58-\x5b\x5d-\x5f]|\x41[\x58-\x5f])*\xc3"
+)
+"""mov %rax, displacement(%register); add $n, %rsp; pops; ret. A pattern: how a function ends that keeps a result.
+
+The register is one that functions preserve (rbx, rbp, r12 to r15), so that it still has what it was given before one.
+"""
 LOAD_EAX = 0xB8
 """mov $imm32, %eax: how a C library names the system call that follows."""
 

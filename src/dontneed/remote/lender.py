@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 ROOM_BYTES = 16 << 10
 """What must be free below the way home: a vector of ranges, or the frames of a small function."""
 
+_MOST_TRIED = 32
+"""While we look, all threads stand still."""
 _RSEQ_CS = 8
 """Where struct rseq says which critical section the thread is in; include/uapi/linux/rseq.h."""
 
@@ -40,7 +42,7 @@ def choose_lender(stop: Stop) -> int:
     """
     reasons: list[str] = []
     order = sorted(stop.registers.items(), key=lambda item: (item[1].system_call is None, item[0]))
-    for thread, registers in order:
+    for thread, registers in order[:_MOST_TRIED]:
         why = why_not(stop, thread, registers)
         if not why:
             return thread

@@ -21,6 +21,10 @@ What is done in which order matters, since we may die between any two requests:
 n. The mask is put back, then the registers. Now the thread is home.
 
 While the thread is on its way, signals for it wait. Those for the process go to another thread, or wait as well.
+
+A function is watched from system call to system call, each of which costs two stops. One that makes more than a few (a
+malloc_trim with thousands of madvise) is not watched further, if there is no tail: it runs freely, and so does the
+thread until it is home; when the function's result is there, the thread is stopped again wherever it is by then.
 """
 
 from __future__ import annotations
@@ -29,7 +33,8 @@ import signal
 import time
 
 from dontneed.abi import ptrace as abi
-from dontneed.abi.x86_64 import ERESTART_RESTARTBLOCK, ERESTARTNOINTR, RESTARTS, RESTORE_RT, SYSCALL
+from dontneed.abi.syscalls import X86_64 as NR
+from dontneed.abi.x86_64 import ERESTART_RESTARTBLOCK, ERESTARTNOINTR, RESTARTS
 from dontneed.errors import ProcessGone, TargetRefused, Unreadable, UsageError
 from dontneed.kernel import ptrace
 from dontneed.kernel.process_memory import read_memory, write_memory
@@ -51,9 +56,12 @@ __all__ = ["FUNCTION_ROOM_BYTES", "Passage", "Tail"]
 FUNCTION_ROOM_BYTES = 32 << 10
 """What a function finds free on the stack at least: resolving a symbol on its first call alone can take half of it."""
 
+_WATCHED_STOPS = 64
+_GLANCE_SECONDS = 0.0005
 _FAULTS = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGTRAP, signal.SIGSYS})
 _BLOCKED = WORD & ~sum(1 << number - 1 for number in _FAULTS)
 """All signals but those for faults: the kernel would take away a handler of the program's for one that is blocked."""
+_NEVER_BLOCKED = 1 << signal.SIGKILL - 1 | 1 << signal.SIGSTOP - 1
 
 
 class Passage:
@@ -127,7 +135,7 @@ class Passage:
             ProcessGone: the thread was killed.
             TargetRefused: the call blocks for longer than the patience.
         """
-        entering = self._home.entering(self._stop.gadgets.system_call, self._path.parked, number, arguments)
+        entering = self._home.entering(self._stop.gadgets.address("system_call"), self._path.parked, number, arguments)
         self._set(entering)
         deadline = time.monotonic() + self._patience_seconds
         self._to_system_call_stop(deadline)
@@ -146,13 +154,14 @@ class Passage:
         """
         if self._stop.passage is not self:
             return
-        try:
-            if self._tail is not None and self._entered:
+        if self._tail is not None:
+            try:
                 self._run_tail()
-        finally:
-            if self._stop.passage is self:
-                self._stop.passage = None
-                self._go_home()
+            except BaseException:
+                self._let_go()
+                raise
+        self._stop.passage = None
+        self._go_home()
 
     # On the way
 
@@ -170,17 +179,20 @@ class Passage:
         stop, thread, home = self._stop, self.thread, self._home
         gadgets.require(stop.gadgets, "system_call", "restore")
         if self.runs_function:
-            gadgets.require(stop.gadgets, "pop_rax", "pop_rdi", "store")
+            gadgets.require(stop.gadgets, "store", "landing")
+        if self._tail is not None:
+            gadgets.require(stop.gadgets, "pop_rdi")
         lender.require_lender(stop, thread)
         self._number = restart.number_by_hand(thread, home, lambda *at: read_memory(stop.pid, *at))
         self._mask = ptrace.get_signal_mask(thread)
+        self._blocked = (_BLOCKED | self._mask) & ~_NEVER_BLOCKED
         self._vector_state = ptrace.get_vector_state(thread)
         self._path = lay_out(
             restart.by_hand(home, self._number),
             self._mask,
             self._vector_state,
             stop.gadgets,
-            stops=self.runs_function,
+            lands=self.runs_function,
             tail=self._tail,
         )
         room = FUNCTION_ROOM_BYTES if self.runs_function else lender.ROOM_BYTES
@@ -197,36 +209,90 @@ class Passage:
         registers.write(self.thread)
         if not self._entered:
             self._entered = True
-            ptrace.set_signal_mask(self.thread, _BLOCKED | self._mask)
+            ptrace.set_signal_mask(self.thread, self._blocked)
 
     def _run_function(self, function: int, arguments: tuple[int, ...]) -> None:
         """Run the function, and stop where getpid has been called behind it."""
+        gadgets_ = self._stop.gadgets
+        deadline = time.monotonic() + self._patience_seconds
         try:
-            self._set(self._home.calling(function, self._path.start, arguments))
-            self._run_until(self._stop.gadgets.system_call + len(SYSCALL), self._path.parked)
-            self._to_system_call_stop(time.monotonic() + self._patience_seconds)  # from its entry to its exit
-            self.result = int.from_bytes(read_memory(self._stop.pid, self._path.result_address, 8), "little")
+            calling = self._home.calling(function, self._path.start, arguments)
+            store = gadgets.parse_store(gadgets_.pieces["store"].code)
+            setattr(calling, store.register, self._path.result_address - store.displacement)
+            self._set(calling)
+            most = _WATCHED_STOPS if self._tail is None else None
+            if self._run_until(gadgets_.after_landing, self._path.parked, deadline, most) is None:
+                self._run_freely(deadline)
+            else:
+                self._to_system_call_stop(deadline)  # from the entry of getpid to its exit
+                self.result = self._stored_result()
         except BaseException:
-            self.finish()
+            self._let_go()
             raise
 
-    def _run_tail(self) -> None:
-        """Run the tail, and stop where the thread is about to call rt_sigreturn; it shall not."""
-        registers = self._run_until(self._stop.gadgets.restore + len(RESTORE_RT), self._path.restoring)
-        registers.orig_rax = WORD
-        registers.write(self.thread)
-        self._to_system_call_stop(time.monotonic() + self._patience_seconds)
+    def _stored_result(self) -> int:
+        return int.from_bytes(read_memory(self._stop.pid, self._path.result_address, 8), "little")
 
-    def _run_until(self, instruction: int, stack: int) -> Registers:
-        """Let the thread run until it enters a system call here; the registers there."""
-        deadline = time.monotonic() + self._patience_seconds
+    def _run_freely(self, deadline: float) -> None:
+        """Let the thread run until the function's result is there, and stop it again on its way home or at home."""
+        ptrace.resume(self.thread)
+        interrupted = False
         while True:
+            if not interrupted and self._stored_result() != self._path.no_result:
+                ptrace.interrupt(self.thread)
+                interrupted = True
+            status = await_report(self.thread, min(deadline, time.monotonic() + _GLANCE_SECONDS))
+            if status == NOTHING:
+                if time.monotonic() >= deadline:
+                    self._abandon()
+                continue
+            event, number = self._understood(status)
+            if interrupted and event == abi.EVENT_STOP:
+                break
+            ptrace.resume(self.thread, 0 if event else number)
+        self.result = self._stored_result()
+        self._note_lost = True
+        registers = Registers.read(self.thread)
+        if not self._is_on_the_way(registers):
+            self._entered = False
+            self._stop.take(self.thread, registers)
+
+    def _is_on_the_way(self, registers: Registers) -> bool:
+        """Whether the thread has not come home yet. A signal handler may run at home, in the same place on the
+        stack.""" if not self._path.start <= registers.rsp <= self._path.restoring:
+            return False
+        pieces = self._stop.gadgets.pieces.values()
+        if not any(piece.address <= registers.rip <= piece.end for piece in pieces):
+            return False
+        return ptrace.get_signal_mask(self.thread) == self._blocked
+
+    def _run_tail(self) -> None:
+        """Run the tail, and stop where the thread is about to call rt_sigreturn.
+
+        That call would end the kernel's note of an interrupted one, and with it what is left of its timeout. It becomes
+        a getpid, behind which rt_sigreturn is called all the same if we die now.
+        """
+        restore = self._stop.gadgets.pieces["restore"]
+        deadline = time.monotonic() + self._patience_seconds
+        registers = self._run_until(restore.end, self._path.restoring, deadline)
+        if registers is not None:
+            registers.orig_rax = NR.GETPID
+            registers.rip = restore.address
+            registers.write(self.thread)
+            self._to_system_call_stop(deadline)
+
+    def _run_until(self, instruction: int, stack: int, deadline: float, most: int | None = None) -> Registers | None:
+        """Let the thread run until it enters a system call here: the registers there; None after `most` other stops."""
+        for turn in range(1 << 62):
+            if turn == most:
+                break
             self._to_system_call_stop(deadline)
             registers = Registers.read(self.thread)
             if registers.rip == instruction and registers.rsp == stack:
                 return registers
             if registers.orig_rax in restart.USE_RESTART_BLOCK:
                 self._note_lost = True
+        return None
 
     def _to_system_call_stop(self, deadline: float) -> None:
         """Let the thread run to its next entry into a system call, or exit from one."""
@@ -235,15 +301,23 @@ class Passage:
             status = await_report(self.thread, deadline)
             if status == NOTHING:
                 self._abandon()
-            if status == GONE:
-                self._lose()
-            event, number = status >> 16, status >> 8 & 0xFF
+            event, number = self._understood(status)
             if number == abi.SYSCALL_STOP:
                 return
-            if not event and number in _FAULTS and ptrace.get_signal_code(self.thread) > 0:
-                self._give_up(number)
-            # A group-stop, which the thread joins at the end; or a signal that somebody sent and that is not blocked.
             ptrace.resume_to_system_call(self.thread, 0 if event else number)
+
+    def _understood(self, status: int) -> tuple[int, int]:
+        """Event and signal of a report that says that the thread is alive and well.
+
+        Not a stop at a system call, it is a group-stop, which the thread joins at the end; or a signal that somebody
+        sent and that is not blocked.
+        """
+        if status == GONE:
+            self._lose()
+        event, number = status >> 16, status >> 8 & 0xFF
+        if not event and number in _FAULTS and ptrace.get_signal_code(self.thread) > 0:
+            self._give_up(number)
+        return event, number
 
     # Ends
 
@@ -260,18 +334,21 @@ class Passage:
                 ptrace.set_vector_state(self.thread, self._vector_state)
             ptrace.set_signal_mask(self.thread, self._mask)
             home.write(self.thread)
-        except ProcessGone:
-            self._stop.forget(self.thread)
+        except ProcessGone:  # killed; or it runs, since something went wrong here, and finds home by itself
+            self._stop.release(self.thread)
+
+    def _let_go(self) -> None:
+        """Let the thread finish by itself whatever it is in: it may hold a lock, and it knows the way home."""
+        if self._stop.passage is self:
+            self._stop.passage = None
+            self._stop.release(self.thread)
 
     def _abandon(self) -> None:
-        """Let the thread finish by itself what takes too long: it may hold a lock, and knows the way home."""
-        self._stop.passage = None
-        self._stop.release(self.thread)
+        """What the thread is in takes too long."""
+        self._let_go()
         msg = f"thread {self.thread} did not return within {self._patience_seconds:g} s; it finishes by itself"
-        raise TargetRefused(
-            msg,
-            hint="it waits for a lock that another thread holds; try again when the process is less busy",
-        )
+        hint = "it waits for a lock that another thread holds; try again when the process is less busy"
+        raise TargetRefused(msg, hint=hint)
 
     def _lose(self) -> None:
         self._stop.passage = None
@@ -281,10 +358,8 @@ class Passage:
 
     def _give_up(self, number: int) -> None:
         """A fault on the way: the thread is taken home from where it is, and the fault never was."""
-        name = signal.Signals(number).name
-        self._tail = None
-        msg = f"thread {self.thread} met with {name} on our way, and was put back"
-        raise TargetRefused(
-            msg,
-            hint="the memory of the process is damaged, or no function is at that address",
-        )
+        self._stop.passage = None
+        self._go_home()
+        msg = f"thread {self.thread} met with {signal.Signals(number).name} on our way, and was put back"
+        hint = "the memory of the process is damaged, or no function is at that address"
+        raise TargetRefused(msg, hint=hint)

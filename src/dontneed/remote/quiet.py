@@ -109,7 +109,7 @@ def still_quiet(stop: Stop, thread: int) -> bool:
     if end - start > _MOST_STACK_BYTES:
         return False
     try:
-        return not has_signal_frame(read_memory(stop.pid, start, end - start), stop.gadgets.restore)
+        return not has_signal_frame(read_memory(stop.pid, start, end - start), _restorer(stop))
     except Unreadable:
         return False
 
@@ -131,6 +131,11 @@ def has_signal_frame(stack: bytes, restorer: int) -> bool:
     if restorer and _holds_aligned(stack, restorer.to_bytes(8, "little"), 8):
         return True
     return _holds_aligned(stack, FP_XSTATE_MAGIC1.to_bytes(4, "little"), 4)
+
+
+def _restorer(stop: Stop) -> int:
+    piece = stop.gadgets.pieces.get("restore")
+    return piece.address if piece else 0
 
 
 def _holds_aligned(data: bytes, pattern: bytes, alignment: int) -> bool:

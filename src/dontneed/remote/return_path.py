@@ -12,7 +12,7 @@ when we stopped it, and before it a chain of return addresses that leads there:
                                     signal frame: registers, mask
                                     -> restore: rt_sigreturn
                                     -> tail: a second function                     if one was asked for
-                                    -> getpid, a place to stop at                  if a function was asked for
+                                    -> getpid, a place to land                     if a function was asked for
     it runs with the pointer here   -> store the function's result
 
 A thread that walks this way undisturbed ends where it was, in the state in which it was; only that a system call in
@@ -26,11 +26,12 @@ Kernel:
 
 from __future__ import annotations
 
+import os
 import struct
 
 from dontneed.abi import x86_64 as abi
-from dontneed.abi.syscalls import X86_64 as NR
 from dontneed.records import Record
+from dontneed.remote.gadgets import parse_store
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class ReturnPath(Record):
         parked: where it is set for a system call to be injected: what follows leads home.
         restoring: where it is when rt_sigreturn is called.
         result_address: where the function's result is stored.
+        no_result: what is there before: no function returns this number, which is drawn by lot.
         end: behind it all; the thread's own stack begins above.
         parts: address and bytes of what is to be written.
     """
@@ -74,12 +76,13 @@ class ReturnPath(Record):
     parked: int
     restoring: int
     result_address: int
+    no_result: int
     end: int
     parts: tuple[tuple[int, bytes], ...]
 
 
 def lay_out(
-    home: Registers, mask: int, vector_state: bytes, gadgets: Gadgets, *, stops: bool = False, tail: Tail | None = None
+    home: Registers, mask: int, vector_state: bytes, gadgets: Gadgets, *, lands: bool = False, tail: Tail | None = None
 ) -> ReturnPath:
     """Lay out the way home.
 
@@ -88,25 +91,30 @@ def lay_out(
         mask: the signal mask to end with.
         vector_state: the vector state to end with, as PTRACE_GETREGSET gives it.
         gadgets: of the target.
-        stops: store the result of a function first, and then call getpid, where the thread can be caught.
+        lands: store the result of a function first, and then call getpid, where the thread can be caught.
         tail: a function to run before it goes home.
     """
     vector, gap_bytes = signal_frame_vector(vector_state)
     end = home.rsp - abi.RED_ZONE_BYTES
-    vector_end = end - gap_bytes
-    vector_start = (vector_end - len(vector)) & ~(abi.XSTATE_ALIGNMENT - 1)
-    frame_start = (vector_start - 16 - abi.UC_BYTES) & ~(_ALIGNMENT - 1)
-    result_address = frame_start + abi.UC_BYTES
-    chain = _chain(gadgets, result_address, stops=stops, tail=tail)
+    vector_start = (end - gap_bytes - len(vector)) & -abi.XSTATE_ALIGNMENT
+    frame_start = (vector_start - 16 - abi.UC_BYTES) & -_ALIGNMENT
+    chain = _chain(gadgets, lands=lands, tail=tail)
     start = frame_start - 8 * len(chain)
     frame = signal_frame(home, mask, vector_start, extended=len(vector) > abi.XSTATE_LEGACY_BYTES)
-    near = struct.pack(f"<{len(chain)}Q", *chain) + frame + bytes(vector_start - frame_start - len(frame)) + vector
-    parts = [(start, near)]
+    no_result = os.urandom(8)
+    gap = no_result.ljust(vector_start - frame_start - len(frame), b"\0")
+    parts = [(start, struct.pack(f"<{len(chain)}Q", *chain) + frame + gap + vector)]
     if gap_bytes:
-        parts.append((vector_start + len(vector_state), _END_MARK))
-    after_getpid = 1 if tail is None else 4
-    parked = frame_start - 8 * after_getpid
-    return ReturnPath(start, parked, frame_start, result_address, end, tuple(parts))
+        parts.append((vector_start + len(vector) - len(_END_MARK) + gap_bytes, _END_MARK))
+    return ReturnPath(
+        start=start,
+        parked=frame_start - 8 * len(_last_part(gadgets, tail)),
+        restoring=frame_start,
+        result_address=frame_start + abi.UC_BYTES,
+        no_result=int.from_bytes(no_result, "little"),
+        end=end,
+        parts=tuple(parts),
+    )
 
 
 def signal_frame(home: Registers, mask: int, vector_start: int, *, extended: bool) -> bytes:
@@ -149,19 +157,23 @@ def signal_frame_vector(state: bytes) -> tuple[bytes, int]:
 _END_MARK = struct.pack("<I", abi.FP_XSTATE_MAGIC2)
 
 
-def _chain(gadgets: Gadgets, result_address: int, *, stops: bool, tail: Tail | None) -> list[int]:
+def _chain(gadgets: Gadgets, *, lands: bool, tail: Tail | None) -> list[int]:
     """The return addresses, and what the pieces of code at them pop; an odd number of words.
 
     A function is entered with its return address at 8 modulo 16 (System V ABI, 3.2.2). The frame that follows is
     aligned to 16, so that this is so for the tail, and for the first function if the number is odd.
     """
-    chain = []
-    if stops:
-        chain += [gadgets.pop_rdi, result_address, gadgets.store]
-        chain += [gadgets.pop_rax, NR.GETPID, gadgets.system_call]
-    if tail is not None:
-        chain += [gadgets.pop_rdi, tail.argument, tail.function]
-    chain.append(gadgets.restore)
+    chain = _last_part(gadgets, tail)
+    if lands:
+        store = gadgets.pieces["store"]
+        popped = parse_store(store.code).popped
+        chain = [store.address, *(0 for _ in range(popped)), gadgets.address("landing"), *chain]
     if len(chain) % 2 == 0:
-        chain.insert(0, gadgets.plain_return)
+        chain.insert(0, gadgets.after_system_call)
     return chain
+
+
+def _last_part(gadgets: Gadgets, tail: Tail | None) -> list[int]:
+    """What follows when the thread has been parked."""
+    before = [] if tail is None else [gadgets.address("pop_rdi"), tail.argument, tail.function]
+    return [*before, gadgets.address("restore")]

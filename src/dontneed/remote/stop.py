@@ -9,6 +9,10 @@
 - Real signals come in between. They are reported to us first, and passed on at once; our own stop follows.
 - A process that is stopped by SIGSTOP reports a group-stop instead of our interrupt. It is as good for us, and after
   the end of tracing it is still stopped.
+- A signal that the process ignores (SIGCHLD, as a rule) is thrown away when it is sent, but not if the thread that it
+  is sent to is traced: then any other thread is woken for it. Nearly every system call is made again after that; those
+  that return EINTR (see restart) are so only if their thread is traced too. Therefore the threads that wait in such
+  calls are seized first and let go last, and the main thread, which most signals are sent to, the other way round.
 - A thread in an uninterruptible sleep (the disk; the parent of a vfork) does not stop. We wait for it as long as the
   patience lasts, then let go of the others and refuse. The sleeper cannot be let go of while it sleeps: it is as soon
   as it reports, or when our own thread ends. Therefore the helper process ends after a refusal.
@@ -22,7 +26,7 @@ import threading
 import time
 
 from dontneed.abi import ptrace as abi
-from dontneed.errors import ProcessGone, TargetRefused
+from dontneed.errors import KernelLacks, NotPermitted, ProcessGone, TargetRefused
 from dontneed.kernel import ptrace
 from dontneed.remote import refusals, restart
 from dontneed.remote.gadgets import find_gadgets
@@ -79,6 +83,7 @@ class Stop:
         self._patience_seconds = patience_seconds
         self._seized: set[int] = set()
         self._ended: set[int] = set()
+        self._sensitive: set[int] = set()
         self._vanished = False
         self._begun: float | None = None
 
@@ -103,6 +108,14 @@ class Stop:
         finally:
             self._resume_all()
 
+    def take(self, thread: int, registers: Registers) -> None:
+        """Hold a thread that has stopped with these registers; a call that was interrupted is made again at the end."""
+        if thread not in self.group_stopped and restart.make_restartable(registers):
+            registers.write(thread)
+            self._sensitive.add(thread)
+        restart.seen.note(thread, registers)
+        self.registers[thread] = registers
+
     def release(self, thread: int) -> None:
         """Let one thread go on, before the others."""
         _release(thread, self._patience_seconds)
@@ -117,7 +130,7 @@ class Stop:
 
     def _stop_all(self, deadline: float) -> None:
         while new := [thread for thread in self._listed() if thread not in self._seized | self._ended]:
-            seized = [thread for thread in new if self._seize(thread)]
+            seized = [thread for thread in self._sensitive_first(new) if self._seize(thread)]
             self._begun = self._begun or time.perf_counter()
             for thread in seized:
                 self._interrupt(thread)
@@ -129,6 +142,19 @@ class Stop:
         if not self.registers:
             msg = f"process {self.pid}, or the thread that was wanted of it, has ended"
             raise ProcessGone(msg)
+
+    def _sensitive_first(self, threads: list[int]) -> list[int]:
+        """Those that an ignored signal could disturb, as far as can be seen; the main thread last."""
+        if len(threads) == 1:
+            return threads
+        return sorted(threads, key=lambda thread: (not self._is_sensitive(thread), thread == self.pid))
+
+    def _is_sensitive(self, thread: int) -> bool:
+        try:
+            word, _, _ = self.process.read(f"task/{thread}/syscall").partition(b" ")
+        except (ProcessGone, NotPermitted, KernelLacks):  # it only is of help; seizing tells what is wrong
+            return False
+        return word.isdigit() and int(word) in restart.RETURNS_EINTR
 
     def _listed(self) -> list[int]:
         return self.process.threads() if self._only is None else self._only
@@ -189,13 +215,9 @@ class Stop:
         if event != abi.EVENT_STOP:
             ptrace.resume(thread, number)
             return False
-        registers = Registers.read(thread)
         if number != signal.SIGTRAP:
             self.group_stopped.add(thread)
-        elif restart.make_restartable(registers):
-            registers.write(thread)
-        restart.seen.note(thread, registers)
-        self.registers[thread] = registers
+        self.take(thread, Registers.read(thread))
         return True
 
     def _look_again(self) -> None:
@@ -227,7 +249,7 @@ class Stop:
     # Resuming
 
     def _resume_all(self) -> None:
-        for thread in self._seized:
+        for thread in sorted(self._seized, key=lambda thread: (thread in self._sensitive, thread != self.pid)):
             _release(thread, self._patience_seconds)
         ended = time.perf_counter()
         self._seized.clear()
@@ -269,19 +291,27 @@ def _release(thread: int, patience_seconds: float) -> None:
 
 
 def _release_runner(thread: int, deadline: float) -> None:
+    """Stop a thread, to let go of it."""
     try:
         ptrace.interrupt(thread)
+        status = await_report(thread, deadline)
+        if status == NOTHING:
+            _sleepers.setdefault(threading.get_native_id(), set()).add(thread)
+        elif status != GONE:
+            ptrace.detach(thread, _signal_due(thread, status))
     except ProcessGone:
         return
-    status = await_report(thread, deadline)
-    if status == NOTHING:
-        _sleepers.setdefault(threading.get_native_id(), set()).add(thread)
-    elif status != GONE:
-        is_signal = status >> 16 == 0 and status >> 8 & 0xFF != abi.SYSCALL_STOP
-        try:
-            ptrace.detach(thread, status >> 8 & 0xFF if is_signal else 0)
-        except ProcessGone:  # killed meanwhile
-            return
+
+
+def _signal_due(thread: int, status: int) -> int:
+    """The signal that a thread has stopped for, if that was why; a call that our interrupt ended is made again."""
+    event, number = status >> 16, status >> 8 & 0xFF
+    if not event:
+        return 0 if number == abi.SYSCALL_STOP else number
+    registers = Registers.read(thread)
+    if number == signal.SIGTRAP and restart.make_restartable(registers):
+        registers.write(thread)
+    return 0
 
 
 _sleepers: dict[int, set[int]] = {}
