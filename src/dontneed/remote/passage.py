@@ -258,8 +258,8 @@ class Passage:
             self._stop.take(self.thread, registers)
 
     def _is_on_the_way(self, registers: Registers) -> bool:
-        """Whether the thread has not come home yet. A signal handler may run at home, in the same place on the
-        stack.""" if not self._path.start <= registers.rsp <= self._path.restoring:
+        """Whether the thread is not home yet. At home, a signal handler may run in the same place on the stack."""
+        if not self._path.start <= registers.rsp <= self._path.restoring:
             return False
         pieces = self._stop.gadgets.pieces.values()
         if not any(piece.address <= registers.rip <= piece.end for piece in pieces):
