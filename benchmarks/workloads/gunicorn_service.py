@@ -114,8 +114,12 @@ def _pace(port: int) -> dict[str, float]:
             time.sleep(early)
             due = time.perf_counter()  # waking up late is the scheduler's doing, and nobody's who releases
         began = due
-        requests.ask(f"/price/{len(samples) % 20_000}")
+        item = len(samples) % 20_000
+        price = requests.ask(f"/price/{item}")
         samples.append(time.perf_counter() - began)
+        if price != item % 977 / 10:
+            message = f"item {item} costs {price!r}"
+            raise RuntimeError(message)
     samples.sort()
     return {
         "count": len(samples),
