@@ -47,7 +47,7 @@ print(hashlib.sha256(held).digest() == hashlib.sha256(expected).digest())
 
 @pytest.fixture
 def file():
-    """A file on a disk, written back, whose pages are in the page cache one by one: a large write makes large folios."""
+    """A file on a disk, written back; its pages are in the page cache one by one: a large write makes large folios."""
     with tempfile.NamedTemporaryFile(dir="/var/tmp") as opened:
         with ProcessDirectory() as ourselves:
             device = os.fstat(opened.fileno()).st_dev
