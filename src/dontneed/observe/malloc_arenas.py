@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from dontneed.observe.malloc_memory import Heap, MallocMemory
     from dontneed.observe.malloc_state import ArenaState
 
-_MOST_ARENAS = 1 << 16
+_MOST_ARENAS = 1 << 14
 """A longer ring is none: glibc makes eight arenas a processor."""
 
 
@@ -72,20 +72,16 @@ class Arena(Record):
 
 
 def find_main_arenas(memory: MallocMemory, statics: Iterable[tuple[int, int]]) -> list[tuple[int, StateLayout]]:
-    """The main arenas in the static data of programs and libraries, as (start, end): those whose ring closes."""
-    return [
-        (address, layout)
-        for start, end in statics
-        for address, layout in find_states(start, memory.read(start, end - start))
-        if _closes(memory, address, layout)
-    ]
+    """The main arenas in the static data of programs and libraries, as (start, end).
 
-
-def _closes(memory: MallocMemory, main: int, layout: StateLayout) -> bool:
-    try:
-        return bool(_ring(memory, main, layout))
-    except Unreadable:
-        return False
+    The right layout is the one by which the ring of arenas leads back; if several do, none is believed.
+    """
+    closing: dict[int, list[tuple[int, StateLayout]]] = {}
+    for start, end in statics:
+        for address, layout in find_states(start, memory.read(start, end - start)):
+            if _closes(memory, address, layout):
+                closing.setdefault(address + layout.bins, []).append((address, layout))
+    return [found[0] for found in closing.values() if len(found) == 1]
 
 
 def read_arenas(memory: MallocMemory, places: Places) -> list[Arena]:
@@ -95,48 +91,74 @@ def read_arenas(memory: MallocMemory, places: Places) -> list[Arena]:
         Unreadable: memory moved while it was read, or a ring of arenas leads out of it.
     """
     heaps = read_heaps(memory, places.heaps)
-    return [
-        _read_arena(memory, address, layout, heaps, is_main=address == main)
+    data = _read_states(memory, [*(main for main, _ in places.mains), *heaps])
+    states = [
+        (parse_state(address, data[address], layout), address == main)
         for main, layout in places.mains
-        for address in _ring(memory, main, layout)
+        for address in _ring(memory, data, main, layout)
+    ]
+    sizes = _top_sizes(memory, [state for state, _ in states])
+    return [
+        _arena(memory, state, data[state.address], size, heaps, is_main=is_main)
+        for (state, is_main), size in zip(states, sizes, strict=True)
     ]
 
 
-def _ring(memory: MallocMemory, main: int, layout: StateLayout) -> list[int]:
-    """The addresses of all arenas, the main one first."""
-    ring, following = [main], _next(memory, main, layout)
-    known = {main}
-    while following != main:
-        if following in known or len(ring) == _MOST_ARENAS or following % abi.ALIGNMENT:
+def _closes(memory: MallocMemory, main: int, layout: StateLayout) -> bool:
+    try:
+        return bool(_ring(memory, {}, main, layout))
+    except Unreadable:
+        return False
+
+
+def _ring(memory: MallocMemory, data: dict[int, bytes], main: int, layout: StateLayout) -> list[int]:
+    """The addresses of all arenas, the main one first; `data` has the bytes of each afterwards."""
+    ring = [main]
+    while True:
+        if ring[-1] not in data:
+            data[ring[-1]] = memory.read(ring[-1], abi.STATE_BYTES)
+        following = int.from_bytes(data[ring[-1]][layout.next : layout.next + 8], "little")
+        if following == main:
+            return ring
+        if following % abi.ALIGNMENT or len(ring) == _MOST_ARENAS:
             msg = f"the list of arenas that begins at {main:#x} does not lead back to it"
             raise Unreadable(msg)
         ring.append(following)
-        known.add(following)
-        following = _next(memory, following, layout)
-    return ring
 
 
-def _next(memory: MallocMemory, address: int, layout: StateLayout) -> int:
-    return int.from_bytes(memory.read(address + layout.next, 8), "little")
+def _read_states(memory: MallocMemory, addresses: list[int]) -> dict[int, bytes]:
+    """What is at each address, as far as it can be read."""
+    import numpy as np
+
+    rows, could_be_read = memory.read_each(np.array(addresses, np.uint64), abi.STATE_BYTES)
+    rows_read = zip(addresses, rows, could_be_read.tolist(), strict=True)
+    return {address: row.tobytes() for address, row, was_read in rows_read if was_read}
 
 
-def _read_arena(
-    memory: MallocMemory, address: int, layout: StateLayout, heaps: dict[int, list[Heap]], *, is_main: bool
+def _top_sizes(memory: MallocMemory, states: list[ArenaState]) -> list[int]:
+    """The size word of each top; 0, which none has, if it cannot be read."""
+    import numpy as np
+
+    words = np.array([state.top for state in states], np.uint64) + np.uint64(8)
+    rows, _ = memory.read_each(words, 8)
+    return [int(size) for size in rows.view(np.uint64)[:, 0]]
+
+
+def _arena(
+    memory: MallocMemory, state: ArenaState, data: bytes, size: int, heaps: dict[int, list[Heap]], *, is_main: bool
 ) -> Arena:
-    data = memory.read(address, abi.STATE_BYTES)
-    state = parse_state(address, data, layout)
-    own = heaps.get(address, [])
-    size = _top_size(memory, state)
+    own = heaps.get(state.address, [])
     faults = _main_faults(memory, state, size) if is_main else _thread_arena_faults(memory, state, size, own)
     fault = next(_state_faults(state, data), "") or next(faults, "")
     if fault:
-        return Arena(address, state, Spans(), Span(0, 0), fault)
+        return Arena(state.address, state, Spans(), Span(0, 0), fault)
     inside = _main_memory(memory, state, heaps) if is_main else _spans_of(own)
-    return Arena(address, state, inside, Span(0, 0) if is_main and _is_unused(state) else _whole_pages(state, size))
+    top = Span(0, 0) if is_main and _is_unused(state) else _whole_pages(state, size)
+    return Arena(state.address, state, inside, top)
 
 
 def _state_faults(state: ArenaState, data: bytes) -> Iterator[str]:
-    if fitting_layouts(state.address, data) != [state.layout]:
+    if not fitting_layouts(state.address, data, (state.layout,)):
         yield f"its bins are not those of glibc {state.layout.builds}"
     if state.flags & ~abi.KNOWN_FLAGS:
         yield f"its flags {state.flags:#x} are not known"
@@ -190,14 +212,6 @@ def _top_faults(state: ArenaState, size: int) -> Iterator[str]:
         yield "its top is marked as no top is"
     if _bytes_of(size) < abi.LEAST_CHUNK_BYTES:
         yield "its top is shorter than a chunk can be"
-
-
-def _top_size(memory: MallocMemory, state: ArenaState) -> int:
-    """The size word of the top; 0, which none has, if it cannot be read."""
-    try:
-        return int.from_bytes(memory.read(state.top + 8, 8), "little")
-    except Unreadable:
-        return 0
 
 
 def _bytes_of(size: int) -> int:

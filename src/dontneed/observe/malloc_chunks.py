@@ -56,11 +56,11 @@ def walk_chains(memory: MallocMemory, arenas: Iterable[Arena]) -> Chains:
 
     Args:
         memory: of the process, which may be running.
-        arenas: those that may be believed so far.
+        arenas: of which those that may not be believed have no memory.
     """
     import numpy as np
 
-    arenas = [arena for arena in arenas if not arena.fault]
+    arenas = [arena for arena in arenas if arena.memory]
     heads = np.array([head for arena in arenas for head in _heads(arena)], np.uint64).reshape(-1, 4)
     reach = Spans()
     for arena in arenas:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from dontneed.abi.glibc_malloc import HEAP_BYTES, HEAP_INFO_WORDS
+from dontneed.abi.glibc_malloc import HEAP_BYTES, HEAP_INFO_SIZES, HEAP_INFO_WORDS
 from dontneed.kernel.process_memory import read_each, read_memory
 from dontneed.records import Record
 from dontneed.spans import Span, Spans
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from dontneed.kernel.pagemap import Words
     from dontneed.kernel.process_memory import Bytes, Truths
 
-_PRIVATE = ("", "[heap]")
-_NAMED = "[anon:"
+_BRK = "[heap]"
 
 
 class MallocMemory(Record):
@@ -60,15 +59,23 @@ class Heap(Record):
 
 def memory_of(pid: int, table: MapsTable) -> MallocMemory:
     """The memory of a process, of which `table` are the mappings."""
-    writable, brk = [], []
-    for row, (start, end) in enumerate(zip(table.starts, table.ends, strict=True)):
-        perms, _, _, inode, name = table.words(row)
-        if perms == "rw-p" and not inode and (name in _PRIVATE or name.startswith(_NAMED)):
-            writable.append((start, end))
-            if name == "[heap]":
-                brk.append((start, end))
-    heap = Span(brk[0][0], brk[-1][1]) if brk else Span(0, 0)
-    return MallocMemory(Spans(writable), heap, partial(read_memory, pid), partial(read_each, pid))
+    kinds = table.classify(_kind)
+    rows = zip(table.starts, table.ends, kinds, strict=True)
+    writable = [(start, end, kind) for start, end, kind in rows if kind]
+    brk = [(start, end) for start, end, kind in writable if kind == _BRK]
+    return MallocMemory(
+        writable=Spans((start, end) for start, end, _ in writable),
+        brk=Span(brk[0][0], brk[-1][1]) if brk else Span(0, 0),
+        read=partial(read_memory, pid),
+        read_each=partial(read_each, pid),
+    )
+
+
+def _kind(name: str, perms: str) -> str:
+    """What a mapping is to malloc; nothing if it is none of its memory."""
+    if perms == "rw-p" and (name in ("", _BRK) or name.startswith("[anon:")):
+        return name or "anonymous"
+    return ""
 
 
 def places_of_heaps(writable: Spans) -> Words:
@@ -81,11 +88,16 @@ def places_of_heaps(writable: Spans) -> Words:
 
 
 def read_heaps(memory: MallocMemory, places: Words) -> dict[int, list[Heap]]:
-    """What may be heaps, by the arena that they say they belong to. Nothing of it is checked yet."""
+    """What may be heaps, by the arena that they say they belong to: one at the start of another heap.
+
+    Nothing else of them is checked yet.
+    """
     rows, could_be_read = memory.read_each(places, HEAP_INFO_WORDS * 8)
+    bases = places.tolist()
+    starts = {base + length for base in bases for length in HEAP_INFO_SIZES}
     found: dict[int, list[Heap]] = {}
-    for base, words, read in zip(places.tolist(), rows.view("u8").tolist(), could_be_read.tolist(), strict=True):
-        if read and words[0]:
+    for base, words, was_read in zip(bases, rows.view("u8").tolist(), could_be_read.tolist(), strict=True):
+        if was_read and words[0] in starts:
             found.setdefault(words[0], []).append(Heap(base, *words))
     return found
 

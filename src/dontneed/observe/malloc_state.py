@@ -111,9 +111,9 @@ def find_states(start: int, data: bytes) -> list[tuple[int, StateLayout]]:
 
 def _may_be(address: int, layout: StateLayout, start: int, data: bytes) -> bool:
     """Whether a layout fits at an address, and the fields that lead elsewhere could."""
-    state = data[max(0, address - start) :][:STATE_BYTES]
-    if address < start or len(state) < STATE_BYTES:
+    if address < start:
         return False
+    state = data[address - start :][:STATE_BYTES]
     links = (int.from_bytes(state[at : at + _WORD], "little") for at in (layout.top, layout.next))
     if any(link < PAGE_BYTES or link % ALIGNMENT for link in links):
         return False

@@ -1,0 +1,202 @@
+"""The free pages of glibc's arenas, dropped while all threads stand still: tops, and free chunks in bins.
+
+A stop proves anew whatever it acts upon, drops a slice of what was found, and lets the process go on. How much fits
+into a stop follows from what the stops before it took, so that a pause that was asked for is kept to.
+
+That no thread is inside malloc is told by the locks: an arena whose lock is free is nobody's. But glibc takes no locks
+in a process that never had a second thread; there, each thread must wait where it cannot be inside malloc.
+"""
+
+from __future__ import annotations
+
+import time
+
+from dontneed.abi.advice import Advice
+from dontneed.abi.glibc_malloc import MULTIPLE_THREADS
+from dontneed.errors import Unreadable
+from dontneed.kernel.maps import read_maps
+from dontneed.kernel.process_memory import read_each, read_memory
+from dontneed.kernel.status import read_counters
+from dontneed.observe.allocators import SINCE_2_36, SINGLE_THREADED
+from dontneed.observe.free_chunks import prove
+from dontneed.observe.malloc_memory import memory_of
+from dontneed.observe.protected import read_protected
+from dontneed.observe.slices import in_slices, together
+from dontneed.records import Record
+from dontneed.spans import Spans
+from dontneed.units import HUGE_PAGE_BYTES, MIB, PAGE_BYTES, format_bytes, format_seconds, round_down
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dontneed.kernel.procfs import ProcessDirectory
+    from dontneed.observe.free_chunks import FreeChunks
+    from dontneed.reasons.survey import Limits
+    from dontneed.remote.stop import Stop
+
+SLICE_BYTES = 64 * MIB
+"""What a stop drops at most, where no limit is given."""
+SECONDS_A_BYTE = 200e-6 / MIB
+"""Until it has been measured: of small pages, which are the slowest."""
+STOP_SECONDS = 0.003
+"""The same, of a stop that drops nothing: to stop the threads, and to prove the arenas."""
+_SHARE_OF_LIMIT = 0.8
+_ATTEMPTS = 6
+"""How often to come back for what could not be dropped, since threads were inside malloc."""
+_FIRST_WAIT_SECONDS = 0.001
+_LONGEST_REST_SECONDS = 0.005
+
+
+class Dropped(Record):
+    """What stops have done.
+
+    Attributes:
+        spans: what was dropped.
+        pauses: seconds of each stop.
+        notes: what was left alone, and why, in sentences.
+    """
+
+    spans: Spans
+    pauses: tuple[float, ...]
+    notes: tuple[str, ...] = ()
+
+
+def drop_free_pages(
+    process: ProcessDirectory, found: FreeChunks, functions: Mapping[str, int], limits: Limits
+) -> Dropped:
+    """Drop what was found, as far as it is still free.
+
+    Args:
+        process: whose.
+        found: by a look from outside.
+        functions: of glibc, by name.
+        limits: what to keep to.
+    Raises:
+        TargetRefused, NotPermitted, ProcessGone: as `remote.stop.Stop`; what was dropped before stays dropped.
+    """
+    work = _Work(process, found, functions, limits.max_pause_seconds)
+    work.run()
+    return Dropped(together(work.dropped), tuple(work.pauses), tuple(work.notes))
+
+
+class _Work:
+    """The stops of one release, one after the other."""
+
+    def __init__(
+        self, process: ProcessDirectory, found: FreeChunks, functions: Mapping[str, int], most_seconds: float | None
+    ) -> None:
+        self._process = process
+        self._found = found
+        self._functions = functions
+        self._most_seconds = most_seconds
+        self._seconds_a_byte = SECONDS_A_BYTE
+        self._stop_seconds = STOP_SECONDS
+        self.dropped: list[Spans] = []
+        self.pauses: list[float] = []
+        self.notes: list[str] = []
+
+    def run(self) -> None:
+        """Drop slice by slice; come back for what belongs to arenas that were in use."""
+        left, wait_seconds = self._found.spans, _FIRST_WAIT_SECONDS
+        for _ in range(_ATTEMPTS):
+            left = self._drop_all(left)
+            if not left:
+                return
+            time.sleep(wait_seconds)
+            wait_seconds *= 2
+        self._note(f"{format_bytes(left.size_bytes)} are in arenas that a thread was using at every look: left alone")
+
+    def _drop_all(self, left: Spans) -> Spans:
+        """Go once through all of it; what is to be tried again."""
+        again: list[Spans] = []
+        while left:
+            slice_bytes = self._slice_bytes()
+            if not slice_bytes:
+                self._note(
+                    f"a stop takes {format_seconds(self._stop_seconds)} before it can drop anything, which leaves no "
+                    f"time within {format_seconds(self._most_seconds or 0)}: {format_bytes(left.size_bytes)} left alone"
+                )
+                break
+            part = next(in_slices(left, slice_bytes))
+            left -= part
+            again.append(self._drop(part))
+            time.sleep(min(self.pauses[-1], _LONGEST_REST_SECONDS) if left else 0)
+        return together(again)
+
+    def _drop(self, part: Spans) -> Spans:
+        """Drop what of a slice is free now, in one stop; what could not be told now."""
+        from dontneed.remote.advise import advise_inside
+        from dontneed.remote.stop import Stop
+
+        free, advise_seconds = Spans(), 0.0
+        with Stop(self._process) as stop:
+            free, unclear = self._prove(stop, part)
+            began = time.perf_counter()
+            advise_inside(stop, free, Advice.DONTNEED)
+            advise_seconds = time.perf_counter() - began
+        self.dropped.append(free)
+        self._learn(stop.pause_seconds, advise_seconds, free.size_bytes)
+        return unclear
+
+    def _prove(self, stop: Stop, part: Spans) -> tuple[Spans, Spans]:
+        """What of a slice is free, and what cannot be told now but may be later."""
+        nothing = Spans()
+        table = read_maps(self._process)
+        protected = read_protected(self._process, table, read_counters(self._process))
+        if protected.whole:
+            self._note(protected.whole)
+            return nothing, nothing
+        if not _locks_tell(stop, self._functions) and not _all_wait_elsewhere(stop):
+            self._note("it has one thread, so that glibc takes no locks, and that was not waiting where malloc is not")
+            return nothing, nothing
+        try:
+            proven = prove(memory_of(self._process.pid, table), self._found)
+        except Unreadable as moved:
+            self._note(str(moved))
+            return nothing, nothing
+        for fault in proven.faults.values():
+            self._note(f"an arena is left alone: {fault}")
+        free = (proven.spans - protected.spans) & part
+        return free, part - free if proven.locks else nothing
+
+    def _learn(self, pause_seconds: float, advise_seconds: float, dropped_bytes: int) -> None:
+        """Take from a stop how long the next will take."""
+        self.pauses.append(pause_seconds)
+        rest = pause_seconds - advise_seconds
+        self._stop_seconds = max(rest, (self._stop_seconds + rest) / 2)
+        if dropped_bytes >= MIB:
+            self._seconds_a_byte = max(advise_seconds / dropped_bytes, self._seconds_a_byte / 2)
+
+    def _slice_bytes(self) -> int:
+        if self._most_seconds is None:
+            return SLICE_BYTES
+        fits = int((self._most_seconds * _SHARE_OF_LIMIT - self._stop_seconds) / self._seconds_a_byte)
+        unit = HUGE_PAGE_BYTES if fits >= HUGE_PAGE_BYTES else PAGE_BYTES
+        return round_down(min(max(fits, 0), SLICE_BYTES), unit)
+
+    def _note(self, note: str) -> None:
+        if note not in self.notes:
+            self.notes.append(note)
+
+
+def _locks_tell(stop: Stop, functions: Mapping[str, int]) -> bool:
+    """Whether glibc takes its locks: it does once the process has had a second thread."""
+    import numpy as np
+
+    single = functions.get(SINGLE_THREADED)
+    if single is not None:
+        if read_memory(stop.pid, single, 1) != b"\0":
+            return False
+        if SINCE_2_36 in functions:
+            return True
+    blocks = np.array([registers.fs_base for registers in stop.registers.values()], np.uint64)
+    words, could_be_read = read_each(stop.pid, blocks + np.uint64(MULTIPLE_THREADS), 4)
+    return bool(could_be_read.all() and words.any(axis=1).all())
+
+
+def _all_wait_elsewhere(stop: Stop) -> bool:
+    """Whether every thread waits where it cannot be inside malloc."""
+    from dontneed.remote.quiet import still_quiet
+
+    return all(still_quiet(stop, thread) for thread in stop.registers)
