@@ -226,7 +226,7 @@ is_free_chunk(const struct hold *hold, const struct chunk *chunk, const struct c
         return 0;
     if (!hold->is_main && heap_of(chunk)->arena != (uintptr_t)hold->state)
         return 0;
-    if (chunk->bk != before || (chunk->size & FLAG_BITS) != PREV_INUSE || size_of(chunk) < LEAST_CHUNK_BYTES)
+    if (chunk->bk != before || (chunk->size & FLAG_BITS) != PREV_INUSE)
         return 0;
     if (!hold->is_main && (uintptr_t)behind(chunk) + ALIGNMENT > (uintptr_t)heap_of(chunk) + heap_of(chunk)->size)
         return 0;

@@ -68,6 +68,7 @@ release                    give pages back
 
 environment                what else decides
   transparent huge pages   present       worked
+  own pools and malloc     native        given back by dontneed.release() itself, without ptrace
   swap                     2.0 GiB       1.0 MiB used
   max_ptes_none            511           khugepaged may refill up to 511 released pages of a huge
                                          page, within seconds
@@ -185,6 +186,10 @@ def test_the_verdict_is_one_sentence_on_each_step(lacking, swap_bytes, look, pro
     assert sentence == f"look: {look}; proof: {proof}; release: {release}."
 
 
+def _lines_of(environment: Environment) -> str:
+    return "\n".join(doctor.diagnosis(FOUND, USER, environment, doctor.Sheet(100)))
+
+
 def test_facts_that_restrict_are_shown_only_where_they_hold():
     """A user namespace, a filter, no_new_privs, lockdown, huge pages switched off: each has a line of its own."""
     sandboxed = USER.replace(user_namespace=True, seccomp_filter=True, no_new_privileges=True)
@@ -193,6 +198,13 @@ def test_facts_that_restrict_are_shown_only_where_they_hold():
     for words in ("user namespace", "seccomp", "no_new_privs", "lockdown", "huge pages here", "leaves released pages"):
         assert words in text
         assert words not in DIAGNOSIS
+
+
+def test_without_its_native_part_doctor_says_why():
+    """It can be had by installing once more, with a compiler."""
+    lines = _lines_of(ENVIRONMENT.replace(why_not_native="it was not built"))
+    assert "own pools and malloc     helper        given back by a helper process, with ptrace" in lines
+    assert "it was not built" in lines
 
 
 def test_without_swap_doctor_says_what_cannot_be_paged_out():

@@ -104,7 +104,7 @@ def diagnosis(
         yield ""
         yield f"{sheet.coloured(f'{step:{_NAME_COLUMNS + 2}}', _BOLD)}{question}"
         yield from _step_rows([feature for feature in found if feature.step == step], sheet)
-    for fact in _facts(privileges, environment):
+    for fact in (_own_release(environment), *_facts(privileges, environment)):
         yield from sheet.row(*fact)
     yield from _what_to_do(found, sheet)
     yield ""
@@ -204,6 +204,14 @@ def _step_rows(step: list[Feature], sheet: Sheet) -> Iterator[str]:
 
 def _is_advice(feature: Feature) -> bool:
     return feature.name.startswith("madvise(")
+
+
+def _own_release(environment: Environment) -> tuple[str, str, str]:
+    """By which way a process gives back its own pools, and what is free in its malloc."""
+    name, why_not = "own pools and malloc", environment.why_not_native
+    if why_not:
+        return name, "helper", f"given back by a helper process, with ptrace; the native part is not here: {why_not}"
+    return name, "native", "given back by dontneed.release() itself, without ptrace"
 
 
 def _facts(privileges: Privileges, environment: Environment) -> Iterator[tuple[str, str, str]]:

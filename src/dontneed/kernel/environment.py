@@ -48,6 +48,7 @@ class Environment(Record):
         cgroup: the memory cgroup.
         yama_ptrace_scope: 0 to 3: who may attach with ptrace; reading maps and pagemap is not affected.
         lockdown: the word chosen in security/lockdown: none, integrity or confidentiality.
+        why_not_native: why this dontneed has no native part, in a phrase; nothing if it has.
     """
 
     kernel: str
@@ -61,10 +62,13 @@ class Environment(Record):
     cgroup: MemoryCgroup | None
     yama_ptrace_scope: int | None
     lockdown: str | None
+    why_not_native: str = ""
 
 
 def read_environment() -> Environment:
     """The environment now. Reads a dozen small files and changes none."""
+    from dontneed.kernel.native import why_not
+
     uname = os.uname()
     swap_bytes, swap_used_bytes = parse_swaps(_read("/proc/swaps") or "")
     max_ptes_none = _read(f"{_HUGE_PAGES}/khugepaged/max_ptes_none")
@@ -81,6 +85,7 @@ def read_environment() -> Environment:
         cgroup=read_memory_cgroup(),
         yama_ptrace_scope=int(ptrace_scope) if ptrace_scope else None,
         lockdown=chosen_word(_read("/sys/kernel/security/lockdown")),
+        why_not_native=why_not(),
     )
 
 

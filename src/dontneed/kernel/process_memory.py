@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     Bytes = np.ndarray[Any, np.dtype[np.uint8]]
     Truths = np.ndarray[Any, np.dtype[np.bool_]]
 
+_FILTERED = (errno.EPERM, errno.EACCES, errno.ENOSYS)
+"""What a seccomp filter says; of our own memory the kernel says none of them."""
+
 RANGES_A_CALL = 1024
 """UIO_MAXIOV, include/uapi/linux/uio.h."""
 
@@ -171,7 +174,33 @@ def _transfer(call: Any, pid: int, local: np.ndarray[Any, Any], remote: Words) -
     number = last_errno()
     if number == errno.EFAULT:
         return 0
+    if call is _readv and pid == os.getpid() and number in _FILTERED:
+        return _read_own(local, there)
     raise _refusal(number, pid)
+
+
+def _read_own(local: np.ndarray[Any, Any], remote: Words) -> int:
+    """The same by a file, where a seccomp filter takes the call for one on somebody else's memory.
+
+    Raises:
+        NotPermitted: the process is not dumpable, so that its file is root's.
+    """
+    buffer, done = memoryview(local.reshape(-1).view("u1").data), 0
+    try:
+        fd = os.open("/proc/self/mem", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        raise _refusal(errno.EPERM, os.getpid()) from None
+    try:
+        for address, length in remote.tolist():
+            got = os.preadv(fd, [buffer[done : done + length]], address)
+            done += got
+            if got < length:
+                break
+    except OSError:  # EIO: nothing is mapped there
+        return done
+    finally:
+        os.close(fd)
+    return done
 
 
 def _refusal(number: int, pid: int) -> DontneedError:

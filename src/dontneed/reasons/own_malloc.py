@@ -20,8 +20,9 @@ from dontneed.kernel.status import read_counters
 from dontneed.observe.allocators import TRIM
 from dontneed.observe.protected import read_protected
 from dontneed.observe.slices import together
+from dontneed.reasons import malloc_free
 from dontneed.reasons.malloc_calls import Called, purge_call
-from dontneed.reasons.malloc_free import NAME, WHY_SAFE, Hands, release_by, survey
+from dontneed.reasons.malloc_free import NAME, WHY_SAFE, Hands, release_by
 from dontneed.reasons.malloc_pages import Dropped
 from dontneed.spans import Spans
 
@@ -36,14 +37,28 @@ if TYPE_CHECKING:
     from dontneed.observe.subject import Subject
     from dontneed.reasons.survey import Limits, Released, Survey
 
+ACTS_INSIDE = False  # in the calling process, by its own calls
+
 __all__ = ("NAME", "WHY_SAFE", "release", "survey")
 
 _HOLD_SECONDS = 0.004
 _REST_SECONDS = 0.0002
 """Between two holds of a lock: who waits for it is awake by then."""
 _SHARE_OF_LIMIT = 0.5
+_ATTEMPTS = 3
 _MOST_HOLDS = 4096
 """Of one arena: some 200 GiB. Threads may free more while we give up; they do not keep us."""
+
+
+def survey(subject: Subject, hint: Mapping[str, int] | None = None) -> Survey:
+    """As from outside; but here the survey itself uses malloc, so that memory grows beneath it: then it looks again."""
+    for _ in range(_ATTEMPTS):
+        found = malloc_free.survey(subject, hint)
+        chunks: FreeChunks | None = found.details and found.details.chunks
+        if chunks is None or not any(arena.fault for arena in chunks.arenas):
+            break
+        subject = subject.replace(table=read_maps(subject.process))
+    return found
 
 
 def release(subject: Subject, found: Survey, limits: Limits) -> Released:

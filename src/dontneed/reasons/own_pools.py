@@ -37,12 +37,17 @@ if TYPE_CHECKING:
     from dontneed.observe.subject import Subject
     from dontneed.reasons.survey import Limits
 
+ACTS_INSIDE = False  # in the calling process, by its own calls
+
 __all__ = ("NAME", "WHY_SAFE", "release", "survey")
 
 _HOLD_SECONDS = 0.004
 """Less than CPython's switch interval: whoever waits for the GIL has not even asked for it yet."""
 _SHARE_OF_LIMIT = 0.5
 """An arena that is begun in time is done to its end."""
+
+_hint: dict[str, int] = {}
+"""What the last survey found out. It holds for the life of the process, and for its children by fork as well."""
 
 
 class Turns(Record):
@@ -65,12 +70,13 @@ def survey(subject: Subject, hint: Mapping[str, int] | None = None) -> Survey:
         return _nothing(subject.protected.whole)
     began = perf_counter()
     try:
-        arenas = find_arenas(subject, find_runtime(subject), hint)
+        arenas = find_arenas(subject, find_runtime(subject), hint or _hint)
         turns = _take_turns(arenas, _outside(arenas, subject.protected.spans), _HOLD_SECONDS, is_survey=True)
     except ProcessGone:
         raise
     except DontneedError as error:
         return _nothing(str(error))
+    _hint.update(arenas.hint or {})
     resident = find_anonymous(subject.process, turns.spans)
     small = resident.alone - arenas.presence.huge
     huge_bytes = resident.alone.size_bytes - small.size_bytes
