@@ -39,7 +39,7 @@ class World:
         address = self.arenas.address + number * abi.ARENA_BYTES
         for place in range(POOLS):
             rng = random.Random(place)  # noqa: S311 - a test that can be repeated
-            Pool(self.arenas, address + place * POOL, number, place + 3).fill(rng)
+            Pool(self.arenas, address + place * POOL, number, place + 3).fill(rng, 600)
         return arena_object(address, address + POOLS * POOL, 64 - POOLS)
 
     def place(self, offset):

@@ -29,7 +29,7 @@ Source:
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from dontneed.abi.syscalls import X86_64 as NR
 from dontneed.errors import ProcessGone, TargetRefused
@@ -68,6 +68,10 @@ class HeldGil:
         self.thread = thread
         self.waited_seconds = 0.0
         self.held_seconds = 0.0
+
+
+class _InterpreterRefused(TargetRefused):
+    """Its state forbids to borrow any thread."""
 
 
 class Gil:
@@ -118,31 +122,28 @@ class Gil:
             for each in quiet_threads(self._process)
             if each.thread not in self._unfit and not self._waits_for_gil(each.number, each.arguments)
         ]
-        return sorted(
-            quiet, key=lambda thread: thread != self._process.pid
-        )  # stable: otherwise as quiet_threads has it
+        return sorted(quiet, key=lambda thread: thread != self._process.pid)
 
     def _borrowed(self, thread: int) -> HeldGil | None:
         """Stop this thread and have it take the GIL; None if it is not one that can.
 
         Raises:
-            TargetRefused: no thread of the process may.
+            _InterpreterRefused: no thread of the process may.
         """
-        stop = Stop(self._process, [thread])
         try:
-            stop.__enter__()
+            with ExitStack() as unless_held:
+                stop = unless_held.enter_context(Stop(self._process, [thread]))
+                if not self._may_borrow(stop, thread):
+                    return None
+                held = self._take(stop, thread)
+                unless_held.pop_all()
+                return held
+        except _InterpreterRefused:
+            raise
         except (TargetRefused, ProcessGone) as error:
             self._process.read("stat")  # raises if it is the process that has gone
             self._why = str(error)
             return None
-        try:
-            if not self._may_borrow(stop, thread):
-                stop.__exit__(None, None, None)
-                return None
-            return self._take(stop, thread)
-        except BaseException:
-            stop.__exit__(None, None, None)
-            raise
 
     def _may_borrow(self, stop: Stop, thread: int) -> bool:
         registers = stop.registers[thread]
@@ -154,26 +155,26 @@ class Gil:
         """Whether the thread is one of the main interpreter's, without the GIL.
 
         Raises:
-            TargetRefused: the interpreter is shutting down, or is not the only one.
+            _InterpreterRefused: it is shutting down, or is not the only one.
         """
         symbols = self._runtime.symbols
         with Passage(stop, thread, self._runtime.finalizing) as passage:
             if passage.result & _INT:
-                raise TargetRefused("its interpreter is shutting down", hint="its memory is about to go anyway")
-            state = _call(passage, symbols["PyGILState_GetThisThreadState"])
+                raise _InterpreterRefused("its interpreter is shutting down", hint="its memory is about to go anyway")
+            state = passage.call(symbols["PyGILState_GetThisThreadState"])
             if not state:
                 self._unfit.add(thread)
                 self._why = "those that wait are none of Python's"
                 return False
-            main = _call(passage, symbols["PyInterpreterState_Main"])
-            if _call(passage, symbols["PyInterpreterState_Head"]) != main:
-                raise TargetRefused(
+            main = passage.call(symbols["PyInterpreterState_Main"])
+            if passage.call(symbols["PyInterpreterState_Head"]) != main:
+                raise _InterpreterRefused(
                     "it has sub-interpreters, and CPython then does not tell which thread holds the GIL",
                     hint="their pools go with them when they end",
                 )
-            if _call(passage, symbols["PyThreadState_GetInterpreter"], state) != main:
+            if passage.call(symbols["PyThreadState_GetInterpreter"], state) != main:
                 return False
-            return not _call(passage, symbols["PyGILState_Check"]) & _INT
+            return not passage.call(symbols["PyGILState_Check"]) & _INT
 
     def _take(self, stop: Stop, thread: int) -> HeldGil:
         held = HeldGil(stop, thread)
@@ -192,12 +193,6 @@ class Gil:
         """Whether this is a wait for something in the interpreter's own data."""
         waits = number in (NR.FUTEX, NR.RESTART_SYSCALL)
         return waits and self._runtime.mapped.contains(arguments[0])
-
-
-def _call(passage: Passage, function: int, *arguments: int) -> int:
-    """Run another function on a thread that has just run one."""
-    passage._run_function(function, arguments)  # noqa: SLF001
-    return passage.result
 
 
 def _let_go(held: HeldGil) -> None:

@@ -146,6 +146,17 @@ class Passage:
                 return result
             self._to_system_call_stop(deadline)  # interrupted by a group-stop, and about to be made again
 
+    def call(self, function: int, *arguments: int) -> int:
+        """Run another function, behind the first one: what it returned. Of a Passage that runs functions only.
+
+        Raises:
+            TargetRefused, ProcessGone: as for the first.
+        """
+        no_result = self._path.no_result.to_bytes(8, "little")
+        write_memory(self._stop.pid, self._path.result_address, no_result)
+        self._run_function(function, arguments)
+        return self.result
+
     def finish(self) -> None:
         """Run the tail, and bring the thread home; it stays stopped. Once only, however often called.
 

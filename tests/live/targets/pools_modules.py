@@ -6,6 +6,7 @@ import io
 import sys
 import threading
 import unittest
+from contextlib import redirect_stdout
 
 
 def main(names):
@@ -13,7 +14,8 @@ def main(names):
     threading.Thread(target=threading.Event().wait, daemon=True).start()
     for name in names:
         said = io.StringIO()
-        result = unittest.TextTestRunner(said).run(unittest.defaultTestLoader.loadTestsFromName(f"test.{name}"))
+        with redirect_stdout(said):
+            result = unittest.TextTestRunner(said).run(unittest.defaultTestLoader.loadTestsFromName(f"test.{name}"))
         if not result.wasSuccessful():
             print(said.getvalue()[-4000:], file=sys.stderr)
         print(name, result.testsRun, len(result.failures) + len(result.errors), flush=True)
