@@ -21,6 +21,11 @@ class DontneedError(Exception):
     def __str__(self) -> str:
         return self.message
 
+    @property
+    def in_words(self) -> str:
+        """The message, and what to try, in one line."""
+        return f"{self.message}; {self.hint}" if self.hint else self.message
+
 
 class UsageError(DontneedError, ValueError):
     """The call itself is wrong: no state of the system would make it right."""

@@ -339,7 +339,8 @@ def test_help_of_a_command_needs_no_other_command(words):
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=PATIENCE_SECONDS
     )
-    assert set(done.stderr.split()) == {"dontneed.cli.main", f"dontneed.cli.{words[0]}"}
+    commands = {f"dontneed.cli.{name}" for name in COMMANDS}
+    assert set(done.stderr.split()) & commands == {f"dontneed.cli.{words[0]}"}
 
 
 def test_version_is_that_of_the_package(capsys):

@@ -16,6 +16,7 @@ from dontneed.reasons import catalogue
 from dontneed.reasons.survey import Limits, Released, Survey
 from dontneed.reclaim import carry_out as course
 from dontneed.reclaim import plan as planning
+from dontneed.reclaim.order import Order
 from dontneed.spans import Spans
 
 PAGE = mmap.PAGESIZE
@@ -36,7 +37,7 @@ def memory():
 class Discarding:
     """A reason that gives up some memory; `fails` is raised when half of it has gone."""
 
-    WHY_SAFE = "the test says so"
+    NAME, ACTS_INSIDE, WHY_SAFE = "zero-pages", False, "the test says so"
 
     def __init__(self, span, fails=None):
         self._span = span
@@ -58,7 +59,7 @@ class Discarding:
 class Refusing:
     """A reason that cannot look."""
 
-    WHY_SAFE = "the test says so"
+    NAME, ACTS_INSIDE, WHY_SAFE = "dead-stack", False, "the test says so"
 
     def survey(self, _subject, _hint):
         """Nothing."""
@@ -78,7 +79,7 @@ def reasons(monkeypatch):
 def order_of(*names, **changes):
     with ProcessDirectory() as process:
         started = read_identity(process).started
-    order = course.Order(os.getpid(), started, names, {}, Limits(), 0.0, "auto")
+    order = Order(os.getpid(), started, names, {}, Limits(), 0.0, "auto")
     return order.replace(**changes)
 
 
@@ -116,7 +117,7 @@ def test_a_surprise_ends_the_release(reasons, memory):
     (turn,) = receipt.reasons
     assert turn.failed == "unexpected ZeroDivisionError in release: of all things"
     assert receipt.exit_code == 1
-    assert receipt.notes == ("not begun: zero-pages",)
+    assert receipt.not_begun == ("zero-pages",)
 
 
 def test_a_release_that_is_cancelled_begins_nothing_more(reasons, memory):
@@ -125,7 +126,7 @@ def test_a_release_that_is_cancelled_begins_nothing_more(reasons, memory):
     asked = iter([False, True])
     receipt = course.carry_out(order_of("zero-pages", "dead-stack"), lambda: next(asked))
     assert len(receipt.reasons) == 1
-    assert receipt.notes == ("not begun: dead-stack",)
+    assert receipt.not_begun == ("dead-stack",)
 
 
 def test_what_is_touched_again_during_the_watch_is_refaulted(reasons, memory):

@@ -32,7 +32,7 @@ def reason_receipt(reason="zero-pages", **amounts):
 
 def receipt_of(*reasons, evidence="frames", notes=()):
     before, after = Counters(rss_bytes=100 * MIB), Counters(rss_bytes=40 * MIB)
-    return ReleaseReceipt(42, "service", before, after, reasons, evidence, 1.5, notes)
+    return ReleaseReceipt(42, "service", before, after, reasons, evidence, 1.5, notes=notes)
 
 
 PLAN = plan_of(

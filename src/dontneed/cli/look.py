@@ -6,8 +6,7 @@ that hardly disturb the process; --smaps adds the kernel's own counters, which c
 
 from __future__ import annotations
 
-import sys
-
+from dontneed.cli.arguments import checked_pid, print_lines
 from dontneed.errors import UsageError
 from dontneed.observe.address_space import look
 from dontneed.report.text import SORT_KEYS, format_address_space, format_difference
@@ -15,20 +14,17 @@ from dontneed.report.text import SORT_KEYS, format_address_space, format_differe
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
-    from collections.abc import Iterable
 
     from dontneed.observe.address_space import AddressSpace
     from dontneed.observe.mapping import Mapping
 
 _TOP = 20
-_LONGEST_PID = 20
-"""Digits; Python turns a number of more than 4,300 away."""
 _NOT_WITH_DIFF = ("csv", "pmap", "show_code", "pages", "sort", "top")
 
 
 def show(text: str) -> int:
     """`dontneed look PID`, with no option given."""
-    _print_lines(format_address_space(look(checked_pid(text))))
+    print_lines(format_address_space(look(checked_pid(text))))
     return 0
 
 
@@ -61,7 +57,7 @@ def run(arguments: Namespace) -> int:
     pid = checked_pid(arguments.pid)
     _refuse_what_would_be_ignored(arguments)
     if arguments.show_code:
-        _print_lines(_code(pid, arguments))
+        print_lines(_code(pid, arguments))
         return 0
     space = look(pid, pages=arguments.pages, smaps=arguments.smaps or arguments.pmap)
     if arguments.diff:
@@ -69,11 +65,11 @@ def run(arguments: Namespace) -> int:
     elif arguments.json:
         from dontneed.report.json import address_space_document, format_json
 
-        _print_lines([format_json(address_space_document(space, _chosen(space, arguments)))])
+        print_lines([format_json(address_space_document(space, _chosen(space, arguments)))])
     elif arguments.csv:
         from dontneed.report.csv import format_csv
 
-        _print_lines([format_csv(_chosen(space, arguments))])
+        print_lines([format_csv(_chosen(space, arguments))])
     elif arguments.pmap:
         from dontneed.kernel.cmdline import read_command_line
         from dontneed.report.pmap import format_pmap, pmap_rows
@@ -81,23 +77,11 @@ def run(arguments: Namespace) -> int:
 
         rows = pmap_rows(_chosen(space, arguments))
         command = printable(read_command_line(pid).replace("\n", " "))
-        _print_lines([f"{pid}:   {command}", format_pmap(rows)])
+        print_lines([f"{pid}:   {command}", format_pmap(rows)])
     else:
         top = _TOP if arguments.top is None else arguments.top
-        _print_lines(format_address_space(space, sort=arguments.sort or "rss", top=top))
+        print_lines(format_address_space(space, sort=arguments.sort or "rss", top=top))
     return 0
-
-
-def checked_pid(text: str) -> int:
-    """A pid from the command line.
-
-    Raises:
-        UsageError: it is no number.
-    """
-    if not text.isdecimal() or len(text) > _LONGEST_PID:
-        msg = f"a pid is a number, and {text[:_LONGEST_PID]!r} is none"
-        raise UsageError(msg, hint="`pgrep NAME` finds the pid of a program")
-    return int(text)
 
 
 def _refuse_what_would_be_ignored(arguments: Namespace) -> None:
@@ -136,9 +120,9 @@ def _print_difference(space: AddressSpace, arguments: Namespace) -> None:
         raise UsageError(msg, hint="save one with: dontneed look PID --json > FILE")
     difference = difference_of(mappings, space.mappings, counters, space.counters)
     if arguments.json:
-        _print_lines([format_json({"pid": pid, **difference_document(difference)})])
+        print_lines([format_json({"pid": pid, **difference_document(difference)})])
     else:
-        _print_lines(format_difference(difference))
+        print_lines(format_difference(difference))
 
 
 def _saved(path: str) -> str:
@@ -171,7 +155,3 @@ _SORT_CODE = {
     "address": "mapping.start",
 }
 """`SORT_KEYS`, as one writes them."""
-
-
-def _print_lines(lines: Iterable[str]) -> None:
-    sys.stdout.write("\n".join(lines) + "\n")

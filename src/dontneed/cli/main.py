@@ -9,6 +9,7 @@ import errno
 import os
 import sys
 
+from dontneed.cli import INTERRUPTED
 from dontneed.errors import DontneedError
 
 TYPE_CHECKING = False
@@ -28,7 +29,6 @@ COMMANDS = {
 }
 """Subcommand to what it does; the module of the same name in this package has the rest."""
 
-_INTERRUPTED = 130
 _COLUMNS = 100
 _OUTPUT_TROUBLES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _abandon_output()
         return 0
     except KeyboardInterrupt:
-        return _INTERRUPTED
+        return INTERRUPTED
     except DontneedError as error:
         _complain(error)
         return error.exit_code

@@ -5,10 +5,7 @@ Nothing is stopped, written or sent; `dontneed release PID` carries the plan out
 
 from __future__ import annotations
 
-import sys
-
-from dontneed.cli.look import checked_pid
-from dontneed.reasons.catalogue import REASONS
+from dontneed.cli.arguments import add_reason_argument, checked_pid, code_arguments, print_lines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,22 +22,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     form.add_argument("--show-code", action="store_true", help="print the Python that does the same")
 
 
-def add_reason_argument(parser: ArgumentParser) -> None:
-    """Declare `--reason`, of plan and release."""
-    parser.add_argument(
-        "--reason",
-        action="append",
-        choices=REASONS,
-        metavar="NAME",
-        help=f"only this reason; may be given again. One of {', '.join(REASONS)} (the last one only when named)",
-    )
-
-
 def run(arguments: Namespace) -> int:
     """Carry out `dontneed plan`; the exit code."""
     pid = checked_pid(arguments.pid)
     if arguments.show_code:
-        _print(["import dontneed", "", f"print(dontneed.plan({code_arguments(pid, arguments.reason)}))"])
+        print_lines(["import dontneed", "", f"print(dontneed.plan({code_arguments(pid, arguments.reason)}))"])
         return 0
     show_plan(pid, arguments.reason, as_json=arguments.json)
     return 0
@@ -55,15 +41,6 @@ def show_plan(pid: int, reasons: Sequence[str] | None, *, as_json: bool) -> None
     if as_json:
         from dontneed.report.json import format_json
 
-        _print([format_json(plan_document(planned))])
+        print_lines([format_json(plan_document(planned))])
     else:
-        _print(format_plan(planned))
-
-
-def code_arguments(pid: int, reasons: Sequence[str] | None) -> str:
-    """The arguments of a call, as one writes them."""
-    return f"{pid}, reasons={list(reasons)}" if reasons else str(pid)
-
-
-def _print(lines: Sequence[str]) -> None:
-    sys.stdout.write("\n".join(lines) + "\n")
+        print_lines(format_plan(planned))

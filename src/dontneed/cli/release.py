@@ -7,11 +7,8 @@ and the exit code is 1.
 
 from __future__ import annotations
 
-import sys
-
-from dontneed.cli.durations import parse_duration
-from dontneed.cli.look import checked_pid
-from dontneed.cli.plan import add_reason_argument, code_arguments, show_plan
+from dontneed.cli import INTERRUPTED
+from dontneed.cli.arguments import add_reason_argument, checked_pid, code_arguments, parse_duration, print_lines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,9 +39,11 @@ def run(arguments: Namespace) -> int:
     max_pause = parse_duration(arguments.max_pause) if arguments.max_pause else None
     watch = parse_duration(arguments.watch) if arguments.watch else 0.0
     if arguments.show_code:
-        _print([_code(pid, arguments, max_pause, watch)])
+        print_lines([_code(pid, arguments, max_pause, watch)])
         return 0
     if arguments.dry_run:
+        from dontneed.cli.plan import show_plan
+
         show_plan(pid, arguments.reason, as_json=arguments.json)
         return 0
     from dontneed.reclaim.release import release
@@ -61,10 +60,11 @@ def run(arguments: Namespace) -> int:
     if arguments.json:
         from dontneed.report.json import format_json
 
-        _print([format_json(release_document(receipt))])
+        print_lines([format_json(release_document(receipt))])
     else:
-        _print(format_release(receipt))
-    return receipt.exit_code
+        print_lines(format_release(receipt))
+    cancelled = bool(receipt.not_begun) and not receipt.exit_code
+    return INTERRUPTED if cancelled else receipt.exit_code
 
 
 def _code(pid: int, arguments: Namespace, max_pause: float | None, watch: float) -> str:
@@ -74,7 +74,3 @@ def _code(pid: int, arguments: Namespace, max_pause: float | None, watch: float)
     options += [f"evidence={arguments.evidence!r}"] if arguments.evidence != "auto" else []
     call = "plan" if arguments.dry_run else "release"
     return f"import dontneed\n\nprint(dontneed.{call}({', '.join(options)}))"
-
-
-def _print(lines: list[str]) -> None:
-    sys.stdout.write("\n".join(lines) + "\n")

@@ -160,7 +160,7 @@ def _read_mappings(
     else:
         table, counted = read_maps(process), None
     if not len(table):
-        raise _why_empty(process.pid, identity)
+        raise why_empty(process.pid, identity)
     return table, counted
 
 
@@ -170,7 +170,7 @@ def _read_pages(process: ProcessDirectory, table: MapsTable) -> PageMap:
     return read_page_map(process, table)
 
 
-def _why_empty(pid: int, identity: Identity) -> Exception:
+def why_empty(pid: int, identity: Identity) -> Exception:
     """A process without mappings: a kernel thread, or one that has ended and is not yet reaped."""
     if identity.kernel_thread:
         return NoAddressSpace(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 
 from dontneed.kernel.maps import read_maps
-from dontneed.kernel.status import read_counters
+from dontneed.kernel.status import read_counters, read_identity
+from dontneed.observe.address_space import why_empty
 from dontneed.observe.mapping import kind_of
 from dontneed.observe.protected import read_protected
 from dontneed.observe.thread_stacks import mark_thread_stacks
@@ -69,8 +70,11 @@ def read_subject(process: ProcessDirectory) -> Subject:
 
     Raises:
         ProcessGone, NotPermitted, KernelLacks: as `ProcessDirectory.read`.
+        NoAddressSpace: a kernel thread.
     """
     table = read_maps(process)
+    if not len(table):
+        raise why_empty(process.pid, read_identity(process))
     kinds = table.classify(kind_of)
     counters = read_counters(process)
     if counters.threads > 1:

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from dontneed.reasons.survey import Limits
 
 NAME = "clean-file"
+ACTS_INSIDE = False
 WHY_SAFE = "the same bytes are in the file: what is touched again is read from the disk again, and nothing is stopped"
 
 _PAGED_OUT_BYTES_A_SECOND = 2 << 30

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from dontneed.reasons.survey import Limits
 
 NAME = "cold"
+ACTS_INSIDE = False
 WHY_SAFE = "it goes to swap, and comes back from there when it is touched: nothing is lost, and nothing is stopped"
 
 _KINDS = ("anonymous", "heap")

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from dontneed.reasons.survey import Limits
 
 NAME = "dead-stack"
+ACTS_INSIDE = True
 WHY_SAFE = "nothing below a thread's stack pointer is alive; looked up while that one thread stands still"
 
 _LEAST_BYTES = 4 * PAGE_BYTES

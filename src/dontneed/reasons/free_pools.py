@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from dontneed.remote.gil import Gil, HeldGil
 
 NAME = "free-pools"
+ACTS_INSIDE = True
 WHY_SAFE = (
     "no object lies in them, and CPython writes them before it reads them; looked at again, told to the pools, and "
     "dropped while the GIL is held"

@@ -7,7 +7,7 @@ and the quiet one holds none, because of where it waits (see remote/quiet.py).
 |---|---|---|
 | glibc | malloc_trim(0) | the tops of thread arenas, thread caches |
 | jemalloc | mallctl("arena.4096.purge") | what threads keep in their caches; 4096 means all arenas, since jemalloc 5 |
-| mimalloc | mi_collect(true) | pages of other threads' heaps |
+| mimalloc | mi_collect(true), by each quiet thread | the heaps of threads that are not quiet |
 | gperftools | MallocExtension_ReleaseFreeMemory() | thread caches |
 | Google's tcmalloc | MallocExtension::ReleaseMemoryToSystem(most) | thread and processor caches |
 """
@@ -34,7 +34,7 @@ _BY_NAME = {JEMALLOC: (0, 0, 0, 0), MIMALLOC: (1,), GPERFTOOLS: (), TCMALLOC: (_
 """The arguments; those of mallctl behind its first, which is text."""
 _KEEPS = {
     JEMALLOC: "what its threads keep in their caches stays",
-    MIMALLOC: "it gives back what the thread that runs it holds; what other threads hold stays",
+    MIMALLOC: "every thread has to do that for itself, so that what busy threads hold stays",
     GPERFTOOLS: "what its threads keep in their caches stays",
     TCMALLOC: "what threads and processors keep in their caches stays",
 }
@@ -73,6 +73,8 @@ def purge(process: ProcessDirectory, allocator: Allocator) -> Called:
     Raises:
         TargetRefused, NotPermitted, ProcessGone: as `_call_quietly`.
     """
+    if allocator.name == MIMALLOC:
+        return _call_by_all(process, *purge_call(allocator))
     return _call_quietly(process, *purge_call(allocator))
 
 
@@ -111,8 +113,27 @@ def _call_quietly(process: ProcessDirectory, function: int, arguments: tuple[int
             called = _call_by(process, quiet.thread, function, arguments, text)
             if called is not None:
                 return called
+    raise _nobody_quiet(process)
+
+
+def _call_by_all(process: ProcessDirectory, function: int, arguments: tuple[int, ...], text: bytes = b"") -> Called:
+    """Call a function by each thread that is quiet, one after the other; the longest pause.
+
+    Raises:
+        As `_call_quietly`.
+    """
+    from dontneed.remote.quiet import quiet_threads
+
+    calls = (_call_by(process, quiet.thread, function, arguments, text) for quiet in quiet_threads(process))
+    done = [called for called in calls if called is not None]
+    if not done:
+        raise _nobody_quiet(process)
+    return max(done, key=lambda called: called.pause_seconds)
+
+
+def _nobody_quiet(process: ProcessDirectory) -> TargetRefused:
     msg = f"no thread of process {process.pid} waits where it cannot be inside malloc"
-    raise TargetRefused(msg, hint="try again when it is less busy")
+    return TargetRefused(msg, hint="try again when it is less busy")
 
 
 def _call_by(

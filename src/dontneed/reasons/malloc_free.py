@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from dontneed.reasons.survey import Limits
 
 NAME = "malloc-free"
+ACTS_INSIDE = True
 WHY_SAFE = (
     "freed memory has no contents that anyone may rely on; proven free while all threads stand still and no lock of "
     "malloc is held"
@@ -179,7 +180,7 @@ class _Release:
         chunks, libc = self._findings.chunks, self._findings.allocators.libc
         if chunks is not None:
             self._drop(chunks)
-            if libc is not None and TRIM in libc.functions and self._trim(chunks, libc):
+            if libc is not None and TRIM in libc.functions and self._findings.watched and self._trim(chunks, libc):
                 self._look_again()
         for allocator in self._findings.purged:
             self._purge(allocator)

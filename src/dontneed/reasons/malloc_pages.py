@@ -1,7 +1,8 @@
 """The free pages of glibc's arenas, dropped while all threads stand still: tops, and free chunks in bins.
 
 A stop proves anew whatever it acts upon, drops a slice of what was found, and lets the process go on. How much fits
-into a stop follows from what the stops before it took, so that a pause that was asked for is kept to.
+into a stop follows from what the stops before it took. So a longest pause is kept to, give or take what else goes on on
+the machine; where it cannot be, the release ends.
 
 That no thread is inside malloc is told by the locks: an arena whose lock is free is nobody's. But glibc takes no locks
 in a process that never had a second thread; there, each thread must wait where it cannot be inside malloc.
@@ -10,6 +11,7 @@ in a process that never had a second thread; there, each thread must wait where 
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 
 from dontneed.abi.advice import Advice
 from dontneed.abi.glibc_malloc import MULTIPLE_THREADS
@@ -24,7 +26,7 @@ from dontneed.observe.protected import read_protected
 from dontneed.observe.slices import in_slices, together
 from dontneed.records import Record
 from dontneed.spans import Spans
-from dontneed.units import HUGE_PAGE_BYTES, MIB, PAGE_BYTES, format_bytes, format_seconds, round_down
+from dontneed.units import HUGE_PAGE_BYTES, MIB, format_bytes, format_seconds, round_down
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,7 +43,11 @@ SECONDS_A_BYTE = 200e-6 / MIB
 """Until it has been measured: of small pages, which are the slowest."""
 STOP_SECONDS = 0.003
 """The same, of a stop that drops nothing: to stop the threads, and to prove the arenas."""
-_SHARE_OF_LIMIT = 0.8
+_SHARE_OF_LIMIT = 0.7
+_LEAST_SLICE_BYTES = 1 * MIB
+"""Less is not worth a stop."""
+_MOST_STOPS_TOO_LONG = 3
+"""In a row: one may be chance, since others use the processor as well."""
 _ATTEMPTS = 6
 """How often to come back for what could not be dropped, since threads were inside malloc."""
 _FIRST_WAIT_SECONDS = 0.001
@@ -92,12 +98,14 @@ class _Work:
         self._most_seconds = most_seconds
         self._seconds_a_byte = SECONDS_A_BYTE
         self._stop_seconds = STOP_SECONDS
+        self._stops_too_long = 0
         self.dropped: list[Spans] = []
         self.pauses: list[float] = []
         self.notes: list[str] = []
 
     def run(self) -> None:
         """Drop slice by slice; come back for what belongs to arenas that were in use."""
+        self._rehearse()
         left, wait_seconds = self._found.spans, _FIRST_WAIT_SECONDS
         for _ in range(_ATTEMPTS):
             left = self._drop_all(left)
@@ -107,18 +115,24 @@ class _Work:
             wait_seconds *= 2
         self._note(f"{format_bytes(left.size_bytes)} are in arenas that a thread was using at every look: left alone")
 
+    def _rehearse(self) -> None:
+        """Do once, while nobody waits for it, what every stop does: the first time takes several times as long."""
+        from dontneed.remote import advise, quiet, stop  # noqa: F401 - imported before the first stop, not during it
+
+        table = read_maps(self._process)
+        read_protected(self._process, table, read_counters(self._process))
+        with suppress(Unreadable):  # it runs, so that arenas may make no sense
+            prove(memory_of(self._process.pid, table), self._found)
+
     def _drop_all(self, left: Spans) -> Spans:
         """Go once through all of it; what is to be tried again."""
         again: list[Spans] = []
         while left:
-            slice_bytes = self._slice_bytes()
-            if not slice_bytes:
-                self._note(
-                    f"a stop takes {format_seconds(self._stop_seconds)} before it can drop anything, which leaves no "
-                    f"time within {format_seconds(self._most_seconds or 0)}: {format_bytes(left.size_bytes)} left alone"
-                )
-                break
-            part = next(in_slices(left, slice_bytes))
+            if self._stops_too_long == _MOST_STOPS_TOO_LONG:
+                most = format_seconds(self._most_seconds or 0)
+                self._note(f"stops take longer than {most} here: {format_bytes(left.size_bytes)} left alone")
+                return Spans()
+            part = next(in_slices(left, self._slice_bytes()))
             left -= part
             again.append(self._drop(part))
             time.sleep(min(self.pauses[-1], _LONGEST_REST_SECONDS) if left else 0)
@@ -163,17 +177,18 @@ class _Work:
     def _learn(self, pause_seconds: float, advise_seconds: float, dropped_bytes: int) -> None:
         """Take from a stop how long the next will take."""
         self.pauses.append(pause_seconds)
-        rest = pause_seconds - advise_seconds
-        self._stop_seconds = max(rest, (self._stop_seconds + rest) / 2)
-        if dropped_bytes >= MIB:
-            self._seconds_a_byte = max(advise_seconds / dropped_bytes, self._seconds_a_byte / 2)
+        self._stop_seconds = (self._stop_seconds + pause_seconds - advise_seconds) / 2
+        if dropped_bytes >= _LEAST_SLICE_BYTES:
+            self._seconds_a_byte = (self._seconds_a_byte + advise_seconds / dropped_bytes) / 2
+        if self._most_seconds is not None:
+            self._stops_too_long = self._stops_too_long + 1 if pause_seconds > self._most_seconds else 0
 
     def _slice_bytes(self) -> int:
+        """How much the next stop may drop."""
         if self._most_seconds is None:
             return SLICE_BYTES
-        fits = int((self._most_seconds * _SHARE_OF_LIMIT - self._stop_seconds) / self._seconds_a_byte)
-        unit = HUGE_PAGE_BYTES if fits >= HUGE_PAGE_BYTES else PAGE_BYTES
-        return round_down(min(max(fits, 0), SLICE_BYTES), unit)
+        fits = (self._most_seconds * _SHARE_OF_LIMIT - self._stop_seconds) / self._seconds_a_byte
+        return max(_LEAST_SLICE_BYTES, min(round_down(max(int(fits), 0), HUGE_PAGE_BYTES), SLICE_BYTES))
 
     def _note(self, note: str) -> None:
         if note not in self.notes:

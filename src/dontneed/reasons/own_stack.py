@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from dontneed.observe.subject import Subject
     from dontneed.reasons.survey import Limits, Released
 
+ACTS_INSIDE = False  # in the calling process, by its own calls
+
 __all__ = ("NAME", "WHY_SAFE", "release", "survey")
 
 _SECONDS = 0.0002

@@ -3,6 +3,7 @@
 Every reason is a module with
 
     NAME, WHY_SAFE                                      its name, and one sentence for people
+    ACTS_INSIDE                                         it stops threads of the target, and acts by them
     survey(subject, hint) -> Survey                     changes nothing, stops nothing
     release(subject, found, limits) -> Released         re-checks what it saw while the target is held, then acts
 """

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from dontneed.reasons.survey import Limits
 
 NAME = "zero-pages"
+ACTS_INSIDE = True
 WHY_SAFE = "a page that is gone reads as zeros too; looked at again and dropped while all threads stand still"
 
 _KINDS = ("anonymous", "heap")

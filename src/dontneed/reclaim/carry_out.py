@@ -13,43 +13,22 @@ from dontneed.kernel.status import read_counters, read_identity
 from dontneed.observe.subject import read_subject
 from dontneed.reasons.buffer import Part
 from dontneed.reasons.catalogue import reason_named
-from dontneed.reclaim.plan import in_words, require_memory
 from dontneed.reclaim.receipt import ReasonReceipt, ReleaseReceipt
 from dontneed.reclaim.verdict import Outcome
 from dontneed.reclaim.witness import Witness
-from dontneed.records import Record
+from dontneed.remote.refusals import why_not_inside
 from dontneed.spans import Span
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from typing import Any
 
-    from dontneed.kernel.status import Identity
-    from dontneed.reasons.survey import Limits, Released, Survey
+    from dontneed.reasons.survey import Released, Survey
+    from dontneed.reclaim.order import Order
 
 _FAILED = 1
-
-
-class Order(Record):
-    """What a helper is to do.
-
-    Attributes:
-        pid, started: the process; a pid that was given anew is refused.
-        reasons: names, in their order.
-        hints: what their surveys found out that makes the next ones fast, by reason.
-        limits: what to keep to.
-        watch_seconds: how long to wait before counting what was touched again.
-        evidence: as `Witness`.
-    """
-
-    pid: int
-    started: int
-    reasons: tuple[str, ...]
-    hints: Mapping[str, Mapping[str, int]]
-    limits: Limits
-    watch_seconds: float
-    evidence: str
+_GLANCE_SECONDS = 0.2
 
 
 def carry_out(
@@ -57,7 +36,7 @@ def carry_out(
     is_cancelled: Callable[[], bool],
     *,
     named: Callable[[str], Any] | None = None,
-    wait: Callable[[float], None] = time.sleep,
+    wait: Callable[[float], None] | None = None,
 ) -> ReleaseReceipt:
     """Carry an order out; its receipt.
 
@@ -65,15 +44,15 @@ def carry_out(
         order: what to do.
         is_cancelled: asked before every reason: whether the caller has lost interest.
         named: what has survey() and release() of a reason, by its name; None: the modules of the catalogue.
-        wait: returns when what was given up has been watched for so many seconds.
+        wait: returns when what was given up has been watched for so many seconds; None: sleeps, unless cancelled.
     Raises:
         ProcessGone: it ended, or the pid is another process now.
         NotPermitted, NoAddressSpace: it cannot be looked at at all.
     """
     with ProcessDirectory(order.pid) as process, ExitStack() as witnesses:
         identity = read_identity(process)
-        _require_same(identity, order)
-        require_memory(read_subject(process), identity)
+        order.require_same(identity)
+        read_subject(process)  # raises, if there is nothing to act upon
         began = time.perf_counter()
         before = read_counters(process)
         turns: list[_Turn] = []
@@ -87,7 +66,7 @@ def carry_out(
         after = read_counters(process)
         cost_seconds = time.perf_counter() - began
         if order.watch_seconds:
-            wait(order.watch_seconds)
+            (wait or _wait_unless(is_cancelled))(order.watch_seconds)
             _count_refaults(process, turns)
         return ReleaseReceipt(
             pid=order.pid,
@@ -97,18 +76,20 @@ def carry_out(
             reasons=tuple(turn.receipt() for turn in turns),
             evidence=turns[0].witness.evidence if turns else "none",
             cost_seconds=cost_seconds,
-            notes=(turns[0].witness.notes if turns else ()) + _not_begun(order.reasons[len(turns) :]),
+            not_begun=order.reasons[len(turns) :],
+            notes=turns[0].witness.notes if turns else (),
         )
 
 
-def _require_same(identity: Identity, order: Order) -> None:
-    if identity.started != order.started:
-        msg = f"process {order.pid} has ended since it was planned for, and another one has its number"
-        raise ProcessGone(msg, hint="plan again")
+def _wait_unless(is_cancelled: Callable[[], bool]) -> Callable[[float], None]:
+    """Sleep, but not on when nobody waits for it."""
 
+    def wait(seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0 and not is_cancelled():
+            time.sleep(min(left, _GLANCE_SECONDS))
 
-def _not_begun(reasons: tuple[str, ...]) -> tuple[str, ...]:
-    return (f"not begun: {', '.join(reasons)}",) if reasons else ()
+    return wait
 
 
 def _count_refaults(process: ProcessDirectory, turns: list[_Turn]) -> None:
@@ -133,7 +114,7 @@ class _Turn:
         self._found: Survey | None = None
         self._released: Released | None = None
         self._outcome = Outcome()
-        self._failed = ""
+        self._failed = self._refused = ""
         self._exit_code = 0
         self._cost_seconds = 0.0
 
@@ -149,7 +130,7 @@ class _Turn:
         except ProcessGone:
             raise
         except DontneedError as refusal:
-            self._failed, self._exit_code = in_words(refusal), refusal.exit_code
+            self._failed, self._exit_code = refusal.in_words, refusal.exit_code
         except Exception as surprise:  # noqa: BLE001 - whatever it is: stop here, and say it
             self.surprised = True
             where = traceback.extract_tb(surprise.__traceback__)[-1]
@@ -159,6 +140,9 @@ class _Turn:
 
     def _act(self, process: ProcessDirectory, order: Order) -> None:
         reason = self._named(self._name)
+        self._refused = why_not_inside(process) if reason.ACTS_INSIDE else ""
+        if self._refused:
+            return
         subject = read_subject(process)
         found: Survey = reason.survey(subject, order.hints.get(self._name))
         self._found = found
@@ -186,6 +170,7 @@ class _Turn:
             stops=len(pauses),
             cost_seconds=self._cost_seconds,
             notes=self.notes,
+            refused=self._refused,
             failed=self._failed,
             exit_code=self._exit_code,
         )

@@ -19,7 +19,6 @@ from dontneed.kernel.native import is_native
 from dontneed.kernel.procfs import ProcessDirectory
 from dontneed.kernel.status import read_counters
 from dontneed.reclaim.carry_out import carry_out
-from dontneed.reclaim.plan import in_words
 from dontneed.reclaim.receipt import ReasonReceipt, ReleaseReceipt
 from dontneed.reclaim.verdict import Outcome
 
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
-    from dontneed.reclaim.carry_out import Order
+    from dontneed.reclaim.order import Order
 
 _NATIVE = {"free-pools": "own_pools", "malloc-free": "own_malloc"}
 _OF_ONE_THREAD = {"dead-stack": "own_stack"}
@@ -104,6 +103,6 @@ def _failed(name: str, refusal: DontneedError) -> ReasonReceipt:
         pause_seconds=0.0,
         stops=0,
         cost_seconds=0.0,
-        failed=in_words(refusal),
+        failed=refusal.in_words,
         exit_code=refusal.exit_code,
     )

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from time import perf_counter
 
-from dontneed.errors import KernelLacks, NoAddressSpace, NotPermitted, ProcessGone, TargetRefused, Unreadable
+from dontneed.errors import KernelLacks, NotPermitted, TargetRefused, Unreadable
 from dontneed.kernel.procfs import ProcessDirectory
 from dontneed.kernel.status import read_identity
 from dontneed.observe.subject import read_subject
 from dontneed.reasons.catalogue import in_order, reason_named
 from dontneed.reasons.survey import Survey
 from dontneed.records import Record
+from dontneed.remote.refusals import why_not_inside
 from dontneed.spans import Spans
+from dontneed.units import format_bytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
+    from types import ModuleType
 
-    from dontneed.kernel.status import Counters, Identity
+    from dontneed.kernel.status import Counters
     from dontneed.observe.subject import Subject
     from dontneed.reclaim.receipt import ReleaseReceipt
 
@@ -57,6 +61,14 @@ class Plan(Record):
             taken |= survey.spans
         return total
 
+    def __str__(self) -> str:
+        """One sentence: how much could go, and by which reasons."""
+        parts = [
+            f"{each.reason} {format_bytes(each.releasable_bytes)}" for each in self.surveys if each.releasable_bytes
+        ]
+        could = f"{format_bytes(self.releasable_bytes)} of {format_bytes(self.rss_bytes)} could go"
+        return f"{could}: {', '.join(parts)}" if parts else could
+
     def release(
         self,
         reasons: Iterable[str] | None = None,
@@ -76,7 +88,7 @@ class Plan(Record):
             UsageError, ProcessGone, TargetRefused, …: as `release`; ProcessGone also if the pid is another process now.
         """
         from dontneed.reasons.survey import Limits
-        from dontneed.reclaim.carry_out import Order
+        from dontneed.reclaim.order import Order
         from dontneed.reclaim.release import carried_out
 
         order = Order(
@@ -111,9 +123,10 @@ def plan(pid: int | None = None, *, reasons: Iterable[str] | None = None) -> Pla
     with ProcessDirectory(pid) as process:
         began = perf_counter()
         identity = read_identity(process)
+        # Imported before the subject is read: of the calling process, that is part of what is surveyed.
+        modules = [_module(name, process) for name in names]
         subject = read_subject(process)
-        require_memory(subject, identity)
-        surveys = tuple(surveyed(name, subject) for name in names)
+        surveys = tuple(_surveyed(module, read_subject(process) if subject.is_self else subject) for module in modules)
         return Plan(
             pid=process.pid,
             command=identity.command,
@@ -124,36 +137,22 @@ def plan(pid: int | None = None, *, reasons: Iterable[str] | None = None) -> Pla
         )
 
 
-def surveyed(name: str, subject: Subject, hint: Mapping[str, int] | None = None) -> Survey:
-    """The survey of one reason; one that cannot look finds nothing, and says why."""
-    reason = reason_named(name)
-    if subject.is_self:
+def _module(name: str, process: ProcessDirectory) -> ModuleType:
+    """What surveys a reason: for the calling process the native part, where it is and has something to do with it."""
+    if process.pid == os.getpid():
         from dontneed.reclaim.in_process import native_reason
 
-        reason = native_reason(name) or reason
+        return native_reason(name) or reason_named(name)
+    return reason_named(name)
+
+
+def _surveyed(reason: ModuleType, subject: Subject) -> Survey:
+    """The survey of one reason; one that cannot look, or not act, finds nothing and says why."""
     try:
-        found: Survey = reason.survey(subject, hint)
+        refused = why_not_inside(subject.process) if reason.ACTS_INSIDE else ""
+        found: Survey | None = None if refused else reason.survey(subject, None)
     except REFUSALS as refusal:
-        return Survey(name, 0, Spans(), reason.WHY_SAFE, 0.0, 0.0, refused=(in_words(refusal),))
-    return found
-
-
-def in_words(refusal: Exception) -> str:
-    """A refusal in one sentence, with what to try."""
-    hint = getattr(refusal, "hint", "")
-    return f"{refusal}; {hint}" if hint else str(refusal)
-
-
-def require_memory(subject: Subject, identity: Identity) -> None:
-    """A process without mappings is a kernel thread, or has ended.
-
-    Raises:
-        NoAddressSpace, ProcessGone.
-    """
-    if len(subject.table):
-        return
-    if identity.kernel_thread:
-        msg = f"process {subject.pid} ({identity.command}) is a kernel thread: it has no memory of its own"
-        raise NoAddressSpace(msg, hint="`ps -e` lists the processes there are")
-    msg = f"process {subject.pid} ({identity.command}) has ended; only its entry is left"
-    raise ProcessGone(msg)
+        found, refused = None, refusal.in_words
+    if found is not None:
+        return found
+    return Survey(reason.NAME, 0, Spans(), reason.WHY_SAFE, 0.0, 0.0, refused=(refused,))

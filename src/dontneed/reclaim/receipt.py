@@ -67,6 +67,7 @@ class ReasonReceipt(Record):
         stops: how often.
         cost_seconds: all time, with the survey and the evidence.
         notes: what was left alone and why, in sentences.
+        refused: why it was not begun: known before anything was done; nothing if it was.
         failed: what went wrong, and left the process as it was; nothing if all went well.
         exit_code: of that failure, as the command gives it; 0 without.
     """
@@ -84,6 +85,7 @@ class ReasonReceipt(Record):
     stops: int
     cost_seconds: float
     notes: tuple[str, ...] = ()
+    refused: str = ""
     failed: str = ""
     exit_code: int = 0
 
@@ -97,6 +99,7 @@ class ReleaseReceipt(Record):
         reasons: in the order in which they were carried out.
         evidence: as `Receipt`.
         cost_seconds: from the first survey to the last verdict, without the watch.
+        not_begun: reasons whose turn did not come: after a surprise, or since the release was cancelled.
         notes: of the whole, in sentences.
     """
 
@@ -107,6 +110,7 @@ class ReleaseReceipt(Record):
     reasons: tuple[ReasonReceipt, ...]
     evidence: str
     cost_seconds: float
+    not_begun: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -121,8 +125,9 @@ class ReleaseReceipt(Record):
 
     @property
     def exit_code(self) -> int:
-        """0, or that of the first reason that failed."""
-        return next((each.exit_code for each in self.reasons if each.exit_code), 0)
+        """0, or that of the first reason that failed; 1 too if every reason was refused."""
+        failed = next((each.exit_code for each in self.reasons if each.exit_code), 0)
+        return failed or int(bool(self.reasons) and all(each.refused for each in self.reasons))
 
     def __str__(self) -> str:
         """One sentence: what came back, and how that is known."""

@@ -9,7 +9,7 @@ from dontneed.kernel.procfs import ProcessDirectory
 from dontneed.kernel.status import read_identity
 from dontneed.reasons.catalogue import in_order
 from dontneed.reasons.survey import Limits
-from dontneed.reclaim.carry_out import Order
+from dontneed.reclaim.order import Order
 from dontneed.reclaim.witness import EVIDENCE
 from dontneed.remote.helper import ask
 

@@ -77,7 +77,7 @@ def judge_by_frames(part: Part, before: Words, after: Words, neighbours: Words) 
     import numpy as np
 
     present = before >= np.uint64(abi.PRESENT)
-    left = present & (frames_of(before) != frames_of(after))
+    left = have_left(before, after)
     entries = before[left]
     held = _blocks_still_held(neighbours, after)
     verdicts = _verdicts(part, entries, held)
@@ -171,6 +171,15 @@ def judge_by_entries(part: Part, before: Words, after: Words, *, zero_bytes: int
         + part.keeps_cache * bytes_of(was_file & ~was_alone),
         cached=part.keeps_cache * bytes_of(was_file & was_alone),
     )
+
+
+def have_left(before: Words, after: Words) -> Truths:
+    """Which pages are gone: absent, or, where frames are shown, on another frame by now."""
+    import numpy as np
+
+    present = before >= np.uint64(abi.PRESENT)
+    left: Truths = present & ((after < np.uint64(abi.PRESENT)) | (frames_of(before) != frames_of(after)))
+    return left
 
 
 def step_aside() -> None:

@@ -22,7 +22,15 @@ from dontneed.kernel.kpage import read_frame_flags, read_map_counts
 from dontneed.kernel.madvise import advise_range
 from dontneed.kernel.pagemap import read_entries, read_own_entries, scan_categories, scan_pages
 from dontneed.kernel.procfs import ProcessDirectory
-from dontneed.reclaim.verdict import Outcome, bytes_of, frames_of, judge_by_entries, judge_by_frames, step_aside
+from dontneed.reclaim.verdict import (
+    Outcome,
+    bytes_of,
+    frames_of,
+    have_left,
+    judge_by_entries,
+    judge_by_frames,
+    step_aside,
+)
 from dontneed.spans import Span
 from dontneed.units import HUGE_PAGE_BYTES, PAGE_BYTES, round_down, round_up
 
@@ -166,10 +174,13 @@ class _Sighting:
         """What became of it."""
         after = self._entries(fd)
         before, now = self._chosen(self._before), self._chosen(after)
-        if not with_frames:
+        neighbours = self._neighbours(fd, after) if with_frames else None
+        if self._wanted is not None:  # of scattered pages, those that stayed are not watched
+            self._wanted &= have_left(self._before, after)
+        if neighbours is None:
             zero_bytes, split_bytes = (self._zero_bytes, self._split_bytes) if self._wanted is None else (0, 0)
             return judge_by_entries(self._part, before, now, zero_bytes=zero_bytes, split_bytes=split_bytes)
-        return judge_by_frames(self._part, before, now, self._neighbours(fd, after))
+        return judge_by_frames(self._part, before, now, neighbours)
 
     def present_bytes(self, fd: int) -> int:
         """How much of it is there now."""

@@ -53,6 +53,22 @@ def before_stop(process: ProcessDirectory) -> None:
     _require_64_bit(process)
 
 
+def why_not_inside(process: ProcessDirectory) -> str:
+    """Why nothing can be done inside this process, with what to try; nothing if it can. Stops nothing.
+
+    Of the calling process: whether a helper could.
+
+    Raises:
+        ProcessGone: it has ended.
+    """
+    try:
+        if process.pid != os.getpid():
+            before_stop(process)
+    except (TargetRefused, NotPermitted) as refusal:
+        return refusal.in_words
+    return of_injection(process)
+
+
 def of_injection(process: ProcessDirectory) -> str:
     """Why nothing can be run in this process; nothing if it can. Without stopping it: what its main thread says."""
     return of_injection_by(process, process.pid)
@@ -105,7 +121,11 @@ def _require_own_proc() -> None:
 
 
 def _require_64_bit(process: ProcessDirectory) -> None:
-    fd = process.open("exe")
+    try:
+        fd = process.open("exe")
+    except KernelLacks:  # it has no program for a moment: it exchanges it, or ends
+        msg = f"process {process.pid} is starting another program, or ending"
+        raise TargetRefused(msg, hint="try again") from None
     try:
         head = os.read(fd, len(_ELF_64))
     finally:

@@ -69,6 +69,7 @@ def format_release(receipt: ReleaseReceipt) -> list[str]:
         *format_table(header, rows, left=(len(header) - 1,)),
         "",
         *_wrapped(line for each in receipt.reasons for line in _remarks(each)),
+        *_wrapped(f"{name}: not begun" for name in receipt.not_begun),
         *_wrapped(f"note: {note}" for note in receipt.notes),
         f"evidence: {receipt.evidence}: {_PROOFS[receipt.evidence]}; all took {format_seconds(receipt.cost_seconds)}",
     ]
@@ -137,6 +138,8 @@ def _explained(surveys: tuple[Survey, ...]) -> Iterator[str]:
 
 def _remarks(receipt: ReasonReceipt) -> Iterator[str]:
     """What else there is to say of one reason."""
+    if receipt.refused:
+        yield f"{receipt.reason}: refused: {printable(receipt.refused)}"
     if receipt.failed:
         yield f"{receipt.reason}: failed: {printable(receipt.failed)}"
     yield from (f"{receipt.reason}: {printable(note)}" for note in receipt.notes)
