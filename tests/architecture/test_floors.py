@@ -57,7 +57,7 @@ def test_every_module_says_what_it_is_for(sources: dict[Path, ast.Module]) -> No
 
 @pytest.mark.parametrize("vague", ["utils", "util", "helpers", "common", "misc"])
 def test_no_module_has_a_name_that_says_nothing(sources: dict[Path, ast.Module], vague: str) -> None:
-    """A module that is named for nothing collects everything. (A helper, though, is a process: see ARCHITECTURE.md.)"""
+    """A module that is named for nothing collects everything; a helper, though, is a process here."""
     assert [path for path in sources if vague in {path.stem, *path.parts}] == []
 
 
