@@ -21,15 +21,20 @@ class X86_64:  # noqa: N801 - the architecture's own name
 
     READ = 0
     WRITE = 1
+    OPEN = 2
+    CLOSE = 3
     POLL = 7
     MMAP = 9
+    MPROTECT = 10
     MUNMAP = 11
+    BRK = 12
     RT_SIGRETURN = 15
     PREAD64 = 17
     PWRITE64 = 18
     READV = 19
     WRITEV = 20
     SELECT = 23
+    SCHED_YIELD = 24
     MADVISE = 28
     PAUSE = 34
     NANOSLEEP = 35
@@ -54,11 +59,13 @@ class X86_64:  # noqa: N801 - the architecture's own name
     IO_GETEVENTS = 208
     RESTART_SYSCALL = 219
     SEMTIMEDOP = 220
+    CLOCK_GETTIME = 228
     CLOCK_NANOSLEEP = 230
     EPOLL_WAIT = 232
     MQ_TIMEDSEND = 242
     MQ_TIMEDRECEIVE = 243
     WAITID = 247
+    OPENAT = 257
     PSELECT6 = 270
     PPOLL = 271
     EPOLL_PWAIT = 281
@@ -67,6 +74,8 @@ class X86_64:  # noqa: N801 - the architecture's own name
     PWRITEV = 296
     RECVMMSG = 299
     SENDMMSG = 307
+    GETCPU = 309
+    MEMBARRIER = 324
     IO_PGETEVENTS = 333
     IO_URING_ENTER = 426
     EPOLL_PWAIT2 = 441
@@ -76,7 +85,11 @@ class X86_64:  # noqa: N801 - the architecture's own name
 FUTEX_COMMAND = 0x7F
 """The bits of a futex operation that are no flag; include/uapi/linux/futex.h."""
 FUTEX_WAIT = 0
+FUTEX_WAKE = 1
+FUTEX_WAKE_OP = 5
 FUTEX_LOCK_PI = 6
 FUTEX_WAIT_BITSET = 9
 FUTEX_WAIT_REQUEUE_PI = 11
 FUTEX_LOCK_PI2 = 13
+FUTEX_PRIVATE = 0x80
+FUTEX_CLOCK_REALTIME = 0x100

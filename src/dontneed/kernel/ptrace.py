@@ -23,6 +23,7 @@ import os
 from ctypes import c_long, c_void_p
 
 from dontneed.abi import ptrace as abi
+from dontneed.abi.seccomp import INSTRUCTION_BYTES
 from dontneed.errors import KernelLacks, NotPermitted, ProcessGone
 from dontneed.kernel.libc import foreign, last_errno
 
@@ -180,6 +181,41 @@ def dispatches_system_calls(thread: int) -> bool:
     return configuration[0] != 0
 
 
+def get_seccomp_filters(thread: int) -> list[bytes]:
+    """The seccomp filters of a stopped thread, each an array of struct sock_filter, as the program installed it.
+
+    All of them have their say in every system call. The oldest comes first (ptrace(2) says the newest), so that one
+    that another thread adds meanwhile does not shift the others.
+
+    Raises:
+        NotPermitted: EACCES; it takes CAP_SYS_ADMIN in the first user namespace, and to be under no seccomp oneself.
+        KernelLacks: EIO before 4.4; EINVAL without CONFIG_CHECKPOINT_RESTORE, or of a thread under no filter;
+            EMEDIUMTYPE for a filter of another sort.
+        ProcessGone: it has ended.
+    Kernel:
+        kernel/seccomp.c seccomp_get_filter(), get_nth_filter().
+    """
+    filters: list[bytes] = []
+    try:
+        while True:
+            length = _request(abi.SECCOMP_GET_FILTER, thread, len(filters))
+            program = ctypes.create_string_buffer(length * INSTRUCTION_BYTES)
+            _request(abi.SECCOMP_GET_FILTER, thread, len(filters), ctypes.addressof(program))
+            filters.append(program.raw)
+    except OSError as error:
+        if error.errno == errno.ENOENT and filters:
+            return filters
+        if error.errno in (errno.EACCES, errno.EPERM):
+            msg = f"the seccomp filter of thread {thread} may not be read"
+            raise NotPermitted(
+                msg,
+                hint="run dontneed as root outside of the container: that takes CAP_SYS_ADMIN in the first user "
+                "namespace, and to be under no seccomp filter oneself",
+            ) from None
+        msg = f"this kernel does not show the seccomp filter of thread {thread} ({error.strerror})"
+        raise KernelLacks(msg, hint="it does since 4.4, with CONFIG_CHECKPOINT_RESTORE") from None
+
+
 def why_not_permitted(process: ProcessDirectory) -> NotPermitted:
     """What EPERM from SEIZE means to a person: who traces it, what Yama allows, whose it is, what we lack."""
     pid = process.pid
@@ -244,15 +280,16 @@ def _set_set(thread: int, kind: int, data: bytes) -> None:
     _request(abi.SETREGSET, thread, kind, ctypes.addressof(vector))
 
 
-def _request(request: int, thread: int, address: int = 0, data: int = 0) -> None:
-    """One ptrace request.
+def _request(request: int, thread: int, address: int = 0, data: int = 0) -> int:
+    """One ptrace request; what it returns.
 
     Raises:
         ProcessGone: ESRCH.
         OSError: any other errno, with the request as its file name.
     """
-    if _ptrace(request, thread, address, data) != -1:
-        return
+    result: int = _ptrace(request, thread, address, data)
+    if result != -1:
+        return result
     number = last_errno()
     if number == errno.ESRCH:
         raise _gone(thread)
