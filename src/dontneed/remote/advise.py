@@ -70,8 +70,10 @@ def _ground_of(passage: Passage) -> Span:
 def _another_lender(stop: Stop, thread: int) -> int | None:
     if stop.passage is not None and stop.passage.runs_function:
         return None  # it holds what it was borrowed for, until it is finished
-    others = (other for other in stop.registers if other != thread)
-    return next((other for other in others if not lender.why_not(stop, other, stop.registers[other])), None)
+    for other, registers in stop.registers.items():
+        if other != thread and not lender.why_not(stop, other, registers, runs_function=False):
+            return other
+    return None
 
 
 def _advise(stop: Stop, passage: Passage, spans: Spans, advice: Advice) -> int:
@@ -101,6 +103,8 @@ def _advise_batch(stop: Stop, passage: Passage, batch: Words, advice: Advice) ->
         return passage.system_call(NR.MADVISE, base, length, int(advice)) or length
     data = batch.tobytes()
     scratch = (passage.path.start - len(data)) & -_IOVEC_BYTES
+    if not passage.verdicts.allows(PROCESS_MADVISE, PIDFD_SELF, scratch, len(batch), int(advice), 0):
+        return -errno.ENOSYS  # a seccomp filter is in the way, which knows the older call
     write_memory(stop.pid, scratch, data)
     return passage.system_call(PROCESS_MADVISE, PIDFD_SELF, scratch, len(batch), int(advice), 0)
 

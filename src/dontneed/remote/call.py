@@ -33,6 +33,6 @@ def call(stop: Stop, function: int, *arguments: int, patience_seconds: float = 1
     """
     if not function:
         raise TargetRefused("there is no function at address 0", hint="was its symbol found?")
-    thread = next(iter(stop.registers)) if len(stop.registers) == 1 else choose_lender(stop)
+    thread = next(iter(stop.registers)) if len(stop.registers) == 1 else choose_lender(stop, runs_function=True)
     with Passage(stop, thread, function, arguments, patience_seconds=patience_seconds) as passage:
         return passage.result

@@ -87,6 +87,12 @@ class Gadgets(Record):
         """Where a thread is while it is stopped at the landing: at its `ret`."""
         return self.pieces["landing"].end - len(x86_64.RETURN)
 
+    @property
+    def numbers_called(self) -> tuple[int, ...]:
+        """The number of the system call that the landing makes, if there is one: any of a few harmless ones."""
+        landing = self.pieces.get("landing")
+        return (int.from_bytes(landing.code[1:5], "little"),) if landing else ()
+
     def still_there(self, pid: int) -> bool:
         """Whether each piece is where it was found."""
         try:

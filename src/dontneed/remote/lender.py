@@ -16,7 +16,7 @@ from dontneed.kernel import ptrace
 from dontneed.kernel.maps import read_maps
 from dontneed.kernel.process_memory import read_memory, read_ranges
 from dontneed.observe.thread_block import THREAD_BLOCK_BYTES, parse_thread_block
-from dontneed.remote import refusals
+from dontneed.remote import filters, refusals
 from dontneed.remote.restart import number_by_hand
 from dontneed.remote.return_path import LARGEST_BYTES
 
@@ -34,16 +34,19 @@ _RSEQ_CS = 8
 """Where struct rseq says which critical section the thread is in; include/uapi/linux/rseq.h."""
 
 
-def choose_lender(stop: Stop) -> int:
+def choose_lender(stop: Stop, *, runs_function: bool = False) -> int:
     """The stopped thread that is best borrowed, by preference the main one, blocked in a system call.
 
+    Args:
+        stop: holds the threads.
+        runs_function: it is to run functions, and not only system calls.
     Raises:
         TargetRefused: there is none; the message says why not the one that came nearest.
     """
     reasons: list[str] = []
     order = sorted(stop.registers.items(), key=lambda item: (item[1].system_call is None, item[0]))
     for thread, registers in order[:_MOST_TRIED]:
-        why = why_not(stop, thread, registers)
+        why = why_not(stop, thread, registers, runs_function=runs_function)
         if not why:
             return thread
         reasons.append(why)
@@ -54,29 +57,39 @@ def choose_lender(stop: Stop) -> int:
     )
 
 
-def require_lender(stop: Stop, thread: int) -> None:
+def require_lender(stop: Stop, thread: int, *, runs_function: bool) -> None:
     """Raise unless this stopped thread can be borrowed.
 
+    Args:
+        stop: holds it.
+        thread: its id.
+        runs_function: as for `choose_lender`.
     Raises:
         TargetRefused: why not.
     """
-    if why := why_not(stop, thread, stop.registers[thread]):
+    if why := why_not(stop, thread, stop.registers[thread], runs_function=runs_function):
         msg = f"thread {thread} cannot be borrowed: {why}"
         raise TargetRefused(msg, hint="try again, or with another thread")
 
 
-def why_not(stop: Stop, thread: int, registers: Registers, room_bytes: int = ROOM_BYTES) -> str:
+def why_not(
+    stop: Stop, thread: int, registers: Registers, room_bytes: int = ROOM_BYTES, *, runs_function: bool = True
+) -> str:
     """Why this thread cannot be borrowed; nothing if it can."""
     if not has_proven_stack(stop, thread, room_bytes + LARGEST_BYTES):
         return "its stack is not one that a thread of the C library has, or is nearly full"
     if why := refusals.of_injection_by(stop.process, thread):
         return why
+    needed = [filters.Call(number) for number in stop.gadgets.numbers_called]
     if registers.system_call is not None:
-        if number_by_hand(thread, registers, lambda *at: read_memory(stop.pid, *at)) is None:
+        number = number_by_hand(thread, registers, lambda *at: read_memory(stop.pid, *at))
+        if number is None:
             return "the system call that it waits in was interrupted before, and which one it is cannot be told"
+        needed.append(filters.Call(number, registers.system_call_arguments))
     elif _in_critical_section(stop, thread):
         return "it is within a restartable sequence"
-    return ""
+    mode = refusals.seccomp_mode(stop.process, thread)
+    return filters.why_not(mode, thread, needed, runs_function=runs_function)
 
 
 def has_proven_stack(stop: Stop, thread: int, room_bytes: int = ROOM_BYTES) -> bool:

@@ -38,7 +38,7 @@ from dontneed.abi.x86_64 import ERESTART_RESTARTBLOCK, ERESTARTNOINTR, RESTARTS
 from dontneed.errors import ProcessGone, TargetRefused, Unreadable, UsageError
 from dontneed.kernel import ptrace
 from dontneed.kernel.process_memory import read_memory, write_memory
-from dontneed.remote import gadgets, lender, restart
+from dontneed.remote import filters, gadgets, lender, refusals, restart
 from dontneed.remote.registers import WORD, Registers
 from dontneed.remote.return_path import ReturnPath, Tail, lay_out
 from dontneed.remote.stop import GONE, NOTHING, await_report
@@ -79,6 +79,7 @@ class Passage:
         thread: its id.
         runs_function: there is a function, and not only system calls.
         result: what the function returned, an unsigned word (rax).
+        verdicts: what the thread's seccomp filters make of system calls.
     Raises:
         TargetRefused: the thread cannot be borrowed: nothing was changed. Or the function did not return in time: the
             thread is then let go and finishes the function, and the tail, by itself; it is no longer held.
@@ -133,8 +134,9 @@ class Passage:
 
         Raises:
             ProcessGone: the thread was killed.
-            TargetRefused: the call blocks for longer than the patience.
+            TargetRefused: the call blocks for longer than the patience, or a seccomp filter forbids it.
         """
+        self.verdicts.require(number, *arguments)
         entering = self._home.entering(self._stop.gadgets.address("system_call"), self._path.parked, number, arguments)
         self._set(entering)
         deadline = time.monotonic() + self._patience_seconds
@@ -193,7 +195,8 @@ class Passage:
             gadgets.require(stop.gadgets, "store", "landing")
         if self._tail is not None:
             gadgets.require(stop.gadgets, "pop_rdi")
-        lender.require_lender(stop, thread)
+        lender.require_lender(stop, thread, runs_function=self.runs_function)
+        self.verdicts = filters.verdicts_of(refusals.seccomp_mode(stop.process, thread), thread)
         self._number = restart.number_by_hand(thread, home, lambda *at: read_memory(stop.pid, *at))
         self._mask = ptrace.get_signal_mask(thread)
         self._blocked = (_BLOCKED | self._mask) & ~_NEVER_BLOCKED

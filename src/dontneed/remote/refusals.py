@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 
+from dontneed.abi.seccomp import MODE_FILTER, MODE_NONE
 from dontneed.errors import KernelLacks, NotPermitted, ProcessGone, TargetRefused
 from dontneed.kernel import ptrace
+from dontneed.remote import filters
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,24 +72,37 @@ def why_not_inside(process: ProcessDirectory) -> str:
 
 
 def of_injection(process: ProcessDirectory) -> str:
-    """Why nothing can be run in this process; nothing if it can. Without stopping it: what its main thread says."""
+    """Why nothing can be run in this process; nothing if it can. Without stopping it: what its main thread says.
+
+    A seccomp filter that we may read is judged when its thread is stopped, and forbids nothing until then.
+    """
     return of_injection_by(process, process.pid)
 
 
 def of_injection_by(process: ProcessDirectory, thread: int) -> str:
-    """Why this thread must not run anything for us; nothing if it may.
+    """Why this thread must not run anything for us, its seccomp filters aside if we may read them; nothing if it may.
 
     Raises:
         ProcessGone: it has ended.
     """
     status = read_words(process, f"task/{thread}/status")
-    mode = status.get(b"Seccomp", b"0")
-    if mode != b"0":
-        kind = "strict" if mode == b"1" else "filter"
-        return f"it is under seccomp ({kind} mode), which may end it for a system call that its program never makes"
+    mode = int(status.get(b"Seccomp", b"0"))
+    if mode not in (MODE_NONE, MODE_FILTER):
+        return filters.STRICT
+    if mode == MODE_FILTER and (why := filters.why_unreadable()):
+        return why
     if b"shstk" in status.get(b"x86_Thread_features", b"").split():
         return "it runs with a shadow stack, which ends it for a return that its program never made"
     return ""
+
+
+def seccomp_mode(process: ProcessDirectory, thread: int) -> int:
+    """Which mode of seccomp a thread is in, as abi.seccomp has them.
+
+    Raises:
+        ProcessGone: it has ended.
+    """
+    return int(read_words(process, f"task/{thread}/status").get(b"Seccomp", b"0"))
 
 
 def read_words(process: ProcessDirectory, name: str) -> dict[bytes, bytes]:
