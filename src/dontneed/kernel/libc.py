@@ -1,15 +1,16 @@
 """The C library, loaded once: every foreign function that dontneed calls, each with its types and one errno check.
 
 Calls go through `CDLL`, which lets go of the GIL for their duration: a large madvise takes tens of milliseconds, and
-other Python threads run on meanwhile (`mmap.madvise` holds the GIL). `pread_held` does not: a call of microseconds that
-lets go has to wait for its turn again, 5 ms beside a thread that computes, and hundreds of them in a row take seconds.
+other Python threads run on meanwhile (`mmap.madvise` holds the GIL). Those that end in `_held` do not: a call of
+microseconds that lets go has to wait for its turn again, 5 ms beside a thread that computes, and hundreds of them in a
+row take seconds.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
-from ctypes import c_int, c_long, c_size_t, c_ssize_t, c_void_p
+from ctypes import c_int, c_long, c_size_t, c_ssize_t, c_ulong, c_void_p
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc_held = ctypes.PyDLL(None, use_errno=True)
@@ -34,6 +35,10 @@ mlock = foreign("mlock", c_int, c_void_p, c_size_t)
 munlock = foreign("munlock", c_int, c_void_p, c_size_t)
 mincore = foreign("mincore", c_int, c_void_p, c_size_t, c_void_p)
 pread_held = foreign("pread", c_ssize_t, c_int, c_void_p, c_size_t, c_long, library=_libc_held)
+_VECTORS = (c_int, c_void_p, c_ulong, c_void_p, c_ulong, c_size_t)
+process_vm_readv = foreign("process_vm_readv", c_ssize_t, *_VECTORS)
+process_vm_readv_held = foreign("process_vm_readv", c_ssize_t, *_VECTORS, library=_libc_held)
+process_vm_writev = foreign("process_vm_writev", c_ssize_t, *_VECTORS)
 prctl = foreign("prctl", c_int, c_int, c_long, c_long, c_long, c_long)
 
 

@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import errno
 import os
-from ctypes import c_int, c_size_t, c_ssize_t, c_ulong, c_void_p
 
 from dontneed.errors import DontneedError, KernelLacks, NotPermitted, ProcessGone, Unreadable
-from dontneed.kernel.libc import foreign, last_errno
+from dontneed.kernel import libc
+from dontneed.units import KIB
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,9 +38,8 @@ _FILTERED = (errno.EPERM, errno.EACCES, errno.ENOSYS)
 RANGES_A_CALL = 1024
 """UIO_MAXIOV, include/uapi/linux/uio.h."""
 
-_VECTORS = (c_int, c_void_p, c_ulong, c_void_p, c_ulong, c_size_t)
-_readv = foreign("process_vm_readv", c_ssize_t, *_VECTORS)
-_writev = foreign("process_vm_writev", c_ssize_t, *_VECTORS)
+_SHORT_BYTES = 256 * KIB
+"""Of our own memory, so much is read with the GIL held: whoever lets go of it has to wait for its turn again."""
 
 
 def read_memory(pid: int, address: int, length: int) -> bytes:
@@ -78,7 +77,8 @@ def read_each(pid: int, addresses: Words, length: int) -> tuple[Bytes, Truths]:
     first = 0
     while first < len(addresses):
         count = min(RANGES_A_CALL, len(addresses) - first)
-        whole = _transfer(_readv, pid, rows[first : first + count], remote[first : first + count]) // max(length, 1)
+        part = rows[first : first + count]
+        whole = _transfer(pid, part, remote[first : first + count]) // max(length, 1)
         if whole < count:  # the call ended at an address that cannot be read: go on behind it
             read[first + whole] = False
             rows[first + whole] = 0
@@ -106,7 +106,7 @@ def read_ranges(pid: int, ranges: Words, buffer: Bytes) -> int:
     for first in range(0, len(remote), RANGES_A_CALL):
         part = remote[first : first + RANGES_A_CALL]
         wanted = int(part[:, 1].sum())
-        got = _transfer(_readv, pid, buffer[done : done + wanted], part)
+        got = _transfer(pid, buffer[done : done + wanted], part)
         done += got
         if got < wanted:
             break
@@ -124,7 +124,7 @@ def write_memory(pid: int, address: int, data: bytes) -> None:
 
     local = np.frombuffer(data, np.uint8)
     remote = np.array([[address, len(data)]], np.uint64)
-    if _transfer(_writev, pid, local, remote) != len(data):
+    if _transfer(pid, local, remote, write=True) != len(data):
         raise _unreadable(pid, address, len(data))
 
 
@@ -145,7 +145,7 @@ def write_each(pid: int, addresses: Words, values: np.ndarray[Any, Any]) -> None
     remote = _vector(addresses, values.itemsize)
     for first in range(0, len(addresses), RANGES_A_CALL):
         part = values[first : first + RANGES_A_CALL]
-        written = _transfer(_writev, pid, part, remote[first : first + RANGES_A_CALL])
+        written = _transfer(pid, part, remote[first : first + RANGES_A_CALL], write=True)
         if written != part.nbytes:
             raise _unreadable(pid, int(addresses[first + written // values.itemsize]), values.itemsize)
 
@@ -160,7 +160,7 @@ def _vector(addresses: Words, length: int) -> Words:
     return vector
 
 
-def _transfer(call: Any, pid: int, local: np.ndarray[Any, Any], remote: Words) -> int:
+def _transfer(pid: int, local: np.ndarray[Any, Any], remote: Words, *, write: bool = False) -> int:
     """One system call; how many bytes it moved: 0 if the first range cannot be reached."""
     import numpy as np
 
@@ -168,13 +168,17 @@ def _transfer(call: Any, pid: int, local: np.ndarray[Any, Any], remote: Words) -
         return 0
     here = np.array([local.ctypes.data, local.nbytes], np.uint64)
     there = np.ascontiguousarray(remote)
+    is_own_read = not write and pid == os.getpid()
+    call = libc.process_vm_writev if write else libc.process_vm_readv
+    if is_own_read and local.nbytes <= _SHORT_BYTES:
+        call = libc.process_vm_readv_held
     moved = call(pid, here.ctypes.data, 1, there.ctypes.data, len(there), 0)
     if moved >= 0:
         return int(moved)
-    number = last_errno()
+    number = libc.last_errno()
     if number == errno.EFAULT:
         return 0
-    if call is _readv and pid == os.getpid() and number in _FILTERED:
+    if is_own_read and number in _FILTERED:
         return _read_own(local, there)
     raise _refusal(number, pid)
 

@@ -11,31 +11,30 @@ malloc_trim or a purge hold what, they do not tell, so their whole time counts.
 from __future__ import annotations
 
 import time
+from functools import partial
 from time import perf_counter
 
 from dontneed.kernel.maps import read_maps
 from dontneed.kernel.native import release_arena
 from dontneed.kernel.own_calls import call_own
-from dontneed.kernel.status import read_counters
-from dontneed.observe.allocators import TRIM
-from dontneed.observe.protected import read_protected
+from dontneed.observe.allocators import TRIM, find_allocators
 from dontneed.observe.slices import together
 from dontneed.reasons import malloc_free
 from dontneed.reasons.malloc_calls import Called, purge_call
 from dontneed.reasons.malloc_free import NAME, WHY_SAFE, Hands, release_by
 from dontneed.reasons.malloc_pages import Dropped
-from dontneed.spans import Spans
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from dontneed.kernel.procfs import ProcessDirectory
-    from dontneed.observe.allocators import Allocator
+    from dontneed.observe.allocators import Allocator, Allocators
     from dontneed.observe.free_chunks import FreeChunks
     from dontneed.observe.malloc_arenas import Arena
     from dontneed.observe.subject import Subject
     from dontneed.reasons.survey import Limits, Released, Survey
+    from dontneed.spans import Spans
 
 ACTS_INSIDE = False  # in the calling process, by its own calls
 
@@ -49,16 +48,28 @@ _ATTEMPTS = 3
 _MOST_HOLDS = 4096
 """Of one arena: some 200 GiB. Threads may free more while we give up; they do not keep us."""
 
+_allocators: dict[tuple[tuple[int, int, str], ...], Allocators] = {}
+"""The last that were found, by the code that was mapped then. In a child by fork they are the same."""
+
 
 def survey(subject: Subject, hint: Mapping[str, int] | None = None) -> Survey:
     """As from outside; but here the survey itself uses malloc, so that memory grows beneath it: then it looks again."""
     for _ in range(_ATTEMPTS):
-        found = malloc_free.survey(subject, hint)
+        found = malloc_free.survey(subject, hint, find=_find_once)
         chunks: FreeChunks | None = found.details and found.details.chunks
         if chunks is None or not any(arena.fault for arena in chunks.arenas):
             break
         subject = subject.replace(table=read_maps(subject.process))
     return found
+
+
+def _find_once(subject: Subject) -> Allocators:
+    """The allocators, looked for anew only when libraries have come or gone: it is most of the work of a survey."""
+    code = tuple((row.start, row.inode, row.name) for row in subject.rows() if "x" in row.perms)
+    if code not in _allocators:
+        _allocators.clear()
+        _allocators[code] = find_allocators(subject)
+    return _allocators[code]
 
 
 def release(subject: Subject, found: Survey, limits: Limits) -> Released:
@@ -67,22 +78,21 @@ def release(subject: Subject, found: Survey, limits: Limits) -> Released:
     Raises:
         TargetRefused, KernelLacks: nothing could be done at all.
     """
-    return release_by(Hands(_drop, _trim, _purge), subject, found, limits)
+    return release_by(Hands(partial(_drop, subject.protected.spans), _trim, _purge), subject, found, limits)
 
 
-def _drop(process: ProcessDirectory, found: FreeChunks, functions: Mapping[str, int], limits: Limits) -> Dropped:
+def _drop(
+    protected: Spans, process: ProcessDirectory, found: FreeChunks, functions: Mapping[str, int], limits: Limits
+) -> Dropped:
     """Give up what is free in the arenas that were found, as `malloc_pages.drop_free_pages` does from outside."""
-    del functions  # that glibc takes no locks in a process of one thread does not matter to that thread
-    protected = read_protected(process, read_maps(process), read_counters(process))
-    if protected.whole:
-        return Dropped(Spans(), (), (protected.whole,))
+    del process, functions  # that glibc takes no locks in a process of one thread does not matter to that thread
     at_most = _HOLD_SECONDS
     if limits.max_pause_seconds is not None:
         at_most = min(at_most, _SHARE_OF_LIMIT * limits.max_pause_seconds)
     mains = {address for address, _ in found.places.mains}
     work = _Work(at_most)
     for arena in found.arenas:
-        if arena.memory & protected.spans:
+        if arena.memory & protected:
             work.notes.append("an arena is left alone, for some of its memory is to be")
         elif not arena.fault:
             work.empty(arena, is_main=arena.address in mains)

@@ -15,10 +15,7 @@ from time import perf_counter
 
 from dontneed.abi.pymalloc import ARENA_BYTES
 from dontneed.errors import DontneedError, ProcessGone, TargetRefused
-from dontneed.kernel.maps import read_maps
 from dontneed.kernel.native import release_pools
-from dontneed.kernel.status import read_counters
-from dontneed.observe.protected import read_protected
 from dontneed.observe.pymalloc_arenas import find_arenas
 from dontneed.observe.python_runtime import find_runtime
 from dontneed.observe.resident import find_anonymous
@@ -34,6 +31,7 @@ if TYPE_CHECKING:
 
     from dontneed.kernel.native import Numbers
     from dontneed.observe.pymalloc_arenas import Arenas
+    from dontneed.observe.python_runtime import PythonRuntime
     from dontneed.observe.subject import Subject
     from dontneed.reasons.survey import Limits
 
@@ -47,7 +45,9 @@ _SHARE_OF_LIMIT = 0.5
 """An arena that is begun in time is done to its end."""
 
 _hint: dict[str, int] = {}
-"""What the last survey found out. It holds for the life of the process, and for its children by fork as well."""
+"""What the last survey found out. It holds as long as the interpreter does, and in its children by fork as well."""
+_runtimes: list[PythonRuntime] = []
+"""The same: our interpreter, once it has been found to be one whose pools are plain."""
 
 
 class Turns(Record):
@@ -70,7 +70,9 @@ def survey(subject: Subject, hint: Mapping[str, int] | None = None) -> Survey:
         return _nothing(subject.protected.whole)
     began = perf_counter()
     try:
-        arenas = find_arenas(subject, find_runtime(subject), hint or _hint)
+        if not _runtimes:
+            _runtimes.append(find_runtime(subject))
+        arenas = find_arenas(subject, _runtimes[0], hint or _hint)
         turns = _take_turns(arenas, _outside(arenas, subject.protected.spans), _HOLD_SECONDS, is_survey=True)
     except ProcessGone:
         raise
@@ -103,13 +105,10 @@ def release(subject: Subject, found: Survey, limits: Limits) -> Released:
     arenas: Arenas | None = found.details
     if arenas is None:
         raise TargetRefused("; ".join(found.refused) or "no pools were found in it")
-    protected = read_protected(subject.process, read_maps(subject.process), read_counters(subject.process))
-    if protected.whole:
-        raise TargetRefused(protected.whole)
     at_most = _HOLD_SECONDS
     if limits.max_pause_seconds is not None:
         at_most = min(at_most, _SHARE_OF_LIMIT * limits.max_pause_seconds)
-    turns = _take_turns(arenas, _outside(arenas, protected.spans), at_most)
+    turns = _take_turns(arenas, _outside(arenas, subject.protected.spans), at_most)
     return Released(found.releasable_bytes, turns.spans.size_bytes, turns.spans, turns.pauses, turns.notes)
 
 
