@@ -5,6 +5,7 @@ A test that needs something of its machine says so with a marker, and skips by t
     @pytest.mark.needs_root
     @pytest.mark.needs_kernel("6.18")
     @pytest.mark.needs_command("pmap")
+    @pytest.mark.needs_library("libjemalloc.so.2")
     @pytest.mark.needs_feature("PAGEMAP_SCAN")
 
 Where DONTNEED_REQUIRE_ALL=1 the machine is promised to have everything, and a missing need is a failure.
@@ -50,6 +51,11 @@ def _without_command(name: str) -> str | None:
     return None if shutil.which(name) else f"needs the command {name!r}"
 
 
+def _without_library(name: str) -> str | None:
+    found = any(Path(directory, name).exists() for directory in ("/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib"))
+    return None if found else f"needs the library {name!r}"
+
+
 def _without_feature(name: str) -> str | None:
     from dontneed.kernel.features import feature
 
@@ -61,6 +67,7 @@ NEEDS: dict[str, tuple[str, Callable[..., str | None]]] = {
     "needs_root": ("needs_root: runs as root, with every capability", _without_root),
     "needs_kernel": ("needs_kernel(version): runs on this Linux or a newer one, as in '6.18'", _without_kernel),
     "needs_command": ("needs_command(name): calls a program that is on PATH", _without_command),
+    "needs_library": ("needs_library(name): preloads a shared library of the system", _without_library),
     "needs_feature": (
         "needs_feature(name): uses an interface that `dontneed doctor` lists as present",
         _without_feature,

@@ -61,7 +61,7 @@ class Allocator(Record):
     """An allocator in a process.
 
     Attributes:
-        name: one of the names above, or the file name of one that is not known.
+        name: one of the names above, or the path of one that is not known.
         mapped: the program or library that it is in.
         functions: the addresses of those functions of it that are known here, by name.
     """
@@ -104,7 +104,7 @@ def find_allocators(subject: Subject) -> Allocators:
     owning = _owning_object(subject, objects, libc)
     owner = next((allocator for allocator in known if allocator.mapped is owning), None)
     if owner is None and owning is not None:
-        owner = Allocator(os.path.basename(owning.path), owning, {})
+        owner = Allocator(owning.path, owning, {})
     return Allocators(owner, tuple(known), libc, objects[0] if objects and libc is None else None)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from dontneed.errors import Unreadable
+from dontneed.kernel.maps import read_maps
 from dontneed.observe.malloc_arenas import Places, find_main_arenas, read_arenas
 from dontneed.observe.malloc_chunks import proven_spans, walk_chains
 from dontneed.observe.malloc_memory import memory_of, places_of_heaps
@@ -74,23 +75,22 @@ def find_free_chunks(
 
     Args:
         process: whose.
-        table: its mappings.
+        table: its mappings; read again where they turn out to be old.
         allocators: those that it has.
         left_alone: memory that nobody may touch.
     Raises:
         Unreadable: the arenas changed with every look.
         NotPermitted, ProcessGone, KernelLacks: as `ProcessDirectory.open`.
     """
-    memory = memory_of(process.pid, table)
-    presence = read_presence(process, memory.writable)
-    heaps = places_of_heaps(memory.writable)
-    heaps = heaps[presence.has(heaps) & ~lie_within(left_alone, heaps)]
-    places = Places((), heaps)
     arenas: dict[int, Arena] = {}
     for look in range(_LOOKS):
-        time.sleep(_BETWEEN_LOOKS_SECONDS if look else 0)
+        if look:
+            time.sleep(_BETWEEN_LOOKS_SECONDS)
+            table = read_maps(process)
+        memory = memory_of(process.pid, table)
+        presence = read_presence(process, memory.writable)
         try:
-            places = places if places.mains else Places(tuple(find_main_arenas(memory, _statics(allocators))), heaps)
+            places = _places(memory, presence, allocators, left_alone)
             for arena in read_arenas(memory, places):
                 if arena.address not in arenas or arenas[arena.address].fault:
                     arenas[arena.address] = arena
@@ -139,6 +139,12 @@ def _found(
 def _free_pages(memory: MallocMemory, arenas: list[Arena], chains: Chains) -> Spans:
     tops = Spans(arena.top for arena in arenas)
     return together([tops, *(proven_spans(memory, arena, chains) for arena in arenas)])
+
+
+def _places(memory: MallocMemory, presence: Presence, allocators: Allocators, left_alone: Spans) -> Places:
+    heaps = places_of_heaps(memory.writable)
+    mains = find_main_arenas(memory, _statics(allocators))
+    return Places(tuple(mains), heaps[presence.has(heaps) & ~lie_within(left_alone, heaps)])
 
 
 def _statics(allocators: Allocators) -> Iterable[tuple[int, int]]:

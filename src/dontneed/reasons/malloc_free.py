@@ -101,17 +101,22 @@ class Hands(Record):
 _FROM_OUTSIDE = Hands(drop_free_pages, trim, purge)
 
 
-def survey(subject: Subject, hint: Mapping[str, int] | None = None) -> Survey:
+def survey(
+    subject: Subject,
+    hint: Mapping[str, int] | None = None,
+    *,
+    find: Callable[[Subject], Allocators] = find_allocators,
+) -> Survey:
     """Find out whose malloc it is, and how much free memory it holds. Stops nothing and writes nothing.
 
     Under an allocator other than glibc's that cannot be seen from outside: then nothing is promised (0 bytes), and
-    `watched` says where a purge may give something back.
+    `watched` says where a purge may give something back. `find` tells which allocators there are.
     """
     del hint
     why_not = subject.protected.whole or _direct_access(subject.process)
     if why_not:
         return Survey(NAME, 0, Spans(), WHY_SAFE, 0.0, 0.0, refused=(why_not,))
-    allocators = find_allocators(subject)
+    allocators = find(subject)
     chunks, said = _look(subject, allocators)
     purged = tuple(allocator for allocator in allocators.known if can_purge(allocator))
     said += [_about_purge(allocator) for allocator in purged]
@@ -249,8 +254,9 @@ def _look(subject: Subject, allocators: Allocators) -> tuple[FreeChunks | None, 
     if owner is not None and owner.name == MUSL:
         return None, ["malloc is musl's, which gives back free memory by itself, and has no function for more"]
     if allocators.libc is not None and owner is not None and not allocators.owned_by_glibc:
-        unknown = "" if can_purge(owner) else ", which is not known here, so that it is left alone"
-        return None, [f"malloc is that of {owner.name} ({owner.mapped.path}){unknown}"]
+        if not can_purge(owner):
+            return None, [f"malloc is that of {owner.mapped.path}, which is not known here, so that it is left alone"]
+        return None, [f"malloc is that of {owner.name} ({owner.mapped.path})"]
     try:
         chunks = find_free_chunks(subject.process, subject.table, allocators, subject.protected.spans)
     except Unreadable as moved:

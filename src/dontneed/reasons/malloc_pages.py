@@ -48,7 +48,7 @@ _LEAST_SLICE_BYTES = 1 * MIB
 """Less is not worth a stop."""
 _MOST_STOPS_TOO_LONG = 3
 """In a row: one may be chance, since others use the processor as well."""
-_ATTEMPTS = 6
+_ATTEMPTS = 5
 """How often to come back for what could not be dropped, since threads were inside malloc."""
 _FIRST_WAIT_SECONDS = 0.001
 _LONGEST_REST_SECONDS = 0.005
