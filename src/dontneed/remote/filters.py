@@ -29,7 +29,7 @@ from dontneed.abi.advice import Advice
 from dontneed.abi.syscalls import FUTEX_CLOCK_REALTIME, FUTEX_PRIVATE, FUTEX_WAIT, FUTEX_WAIT_BITSET, FUTEX_WAKE
 from dontneed.abi.syscalls import FUTEX_WAKE_OP as WAKE_OP
 from dontneed.abi.syscalls import X86_64 as NR
-from dontneed.errors import KernelLacks, NotPermitted, TargetRefused
+from dontneed.errors import KernelLacks, NotPermitted, ProcessGone, TargetRefused
 from dontneed.kernel import ptrace
 from dontneed.records import Record
 from dontneed.remote.classic_bpf import data_words, parse_filter, possible_actions
@@ -220,6 +220,33 @@ def why_not(mode: int, thread: int, needed: Iterable[Call], *, runs_function: bo
         return error.message
     calls = [*PASSAGE_CALLS, *needed, *(FUNCTION_CALLS if runs_function else ())]
     return verdicts.why_not(calls, FUNCTION_CALLS_THAT_MAY_FAIL if runs_function else ())
+
+
+def may_forbid_restart(thread: int) -> bool:
+    """Whether a filter of a stopped thread could do harm when the kernel goes on with a call by restart_syscall.
+
+    Without the right to read filters, having one is enough. A kernel that shows no filters to anybody answers as if
+    there were none.
+
+    Raises:
+        ProcessGone: it has ended.
+    """
+    try:
+        return not verdicts_of(abi.MODE_FILTER, thread).allows(NR.RESTART_SYSCALL)
+    except KernelLacks:  # EINVAL, as a rule: it is under no filter
+        return False
+    except NotPermitted:  # of any thread, filtered or not
+        return _says_filter(thread)
+
+
+def _says_filter(thread: int) -> bool:
+    """Whether the status of a thread that we trace, whose number is therefore its own, says that it has a filter."""
+    try:
+        with open(f"/proc/{thread}/status", "rb") as file:
+            return b"\nSeccomp:\t2\n" in file.read()
+    except OSError as error:
+        msg = f"thread {thread} has ended"
+        raise ProcessGone(msg) from error
 
 
 def why_unreadable() -> str:

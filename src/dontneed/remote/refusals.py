@@ -102,7 +102,8 @@ def seccomp_mode(process: ProcessDirectory, thread: int) -> int:
     Raises:
         ProcessGone: it has ended.
     """
-    return int(read_words(process, f"task/{thread}/status").get(b"Seccomp", b"0"))
+    _, _, rest = process.read(f"task/{thread}/status").partition(b"\nSeccomp:")
+    return int(rest.partition(b"\n")[0] or b"0")
 
 
 def read_words(process: ProcessDirectory, name: str) -> dict[bytes, bytes]:

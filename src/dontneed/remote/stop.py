@@ -26,9 +26,11 @@ import threading
 import time
 
 from dontneed.abi import ptrace as abi
+from dontneed.abi.syscalls import X86_64 as NR
+from dontneed.abi.x86_64 import ERESTART_RESTARTBLOCK, ERESTARTNOHAND
 from dontneed.errors import KernelLacks, NotPermitted, ProcessGone, TargetRefused
 from dontneed.kernel import ptrace
-from dontneed.remote import refusals, restart
+from dontneed.remote import filters, refusals, restart
 from dontneed.remote.gadgets import find_gadgets
 from dontneed.remote.registers import Registers, require_known_architecture
 
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
     from dontneed.remote.gadgets import Gadgets
     from dontneed.remote.passage import Passage
 
-_SPINS = 100
+_TURNS_WITHOUT_SLEEP = 100
 _GLANCE_SECONDS = 0.0001
 _ENDED = (b"Z", b"X")
 
@@ -110,7 +112,7 @@ class Stop:
 
     def take(self, thread: int, registers: Registers) -> None:
         """Hold a thread that has stopped with these registers; a call that was interrupted is made again at the end."""
-        if thread not in self.group_stopped and restart.make_restartable(registers):
+        if thread not in self.group_stopped and _make_restartable(thread, registers):
             registers.write(thread)
             self._sensitive.add(thread)
         restart.seen.note(thread, registers)
@@ -275,10 +277,12 @@ def await_report(thread: int, deadline: float) -> int:
             return GONE
         if status is not None:
             return GONE if os.WIFEXITED(status) or os.WIFSIGNALED(status) else status
-        if turn >= _SPINS or not deadline:
-            if time.monotonic() >= deadline:
-                break
-            time.sleep(_GLANCE_SECONDS)
+        if turn < _TURNS_WITHOUT_SLEEP and deadline:
+            os.sched_yield()
+            continue
+        if time.monotonic() >= deadline:
+            break
+        time.sleep(_GLANCE_SECONDS)
     return NOTHING
 
 
@@ -303,13 +307,29 @@ def _release_runner(thread: int, deadline: float) -> None:
         return
 
 
+def _make_restartable(thread: int, registers: Registers) -> bool:
+    """Have an interrupted call made again where that would not happen by itself; whether `registers` changed.
+
+    The kernel goes on with some calls by restart_syscall. A seccomp filter may end the process for that one: then the
+    call is made again as it was, and what is left of its timeout is lost.
+    """
+    if restart.make_restartable(registers):
+        return True
+    if registers.result != -ERESTART_RESTARTBLOCK or registers.orig_rax == NR.RESTART_SYSCALL:
+        return False
+    if not filters.may_forbid_restart(thread):
+        return False
+    registers.rax = -ERESTARTNOHAND
+    return True
+
+
 def _signal_due(thread: int, status: int) -> int:
     """The signal that a thread has stopped for, if that was why; a call that our interrupt ended is made again."""
     event, number = status >> 16, status >> 8 & 0xFF
     if not event:
         return 0 if number == abi.SYSCALL_STOP else number
     registers = Registers.read(thread)
-    if number == signal.SIGTRAP and restart.make_restartable(registers):
+    if number == signal.SIGTRAP and _make_restartable(thread, registers):
         registers.write(thread)
     return 0
 
