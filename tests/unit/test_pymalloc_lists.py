@@ -89,6 +89,7 @@ BROKEN = {
     "fewer blocks are in use": lambda pool: set_field(pool, "count", pool.header["count"][0] - 1),
     "no block is in use": lambda pool: set_field(pool, "count", 0),
     "there is no such size": lambda pool: set_field(pool, "szidx", 32),
+    "its size is noise": lambda pool: set_field(pool, "szidx", 0xFFFF_FFFF),
     "another size": lambda pool: set_field(pool, "szidx", pool.header["szidx"][0] + 1),
     "the end is not that of the size": lambda pool: set_field(pool, "maxnextoffset", POOL),
     "a block is half cut": lambda pool: set_field(pool, "nextoffset", pool.header["nextoffset"][0] - 8),

@@ -20,6 +20,8 @@ Source:
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from dontneed.abi import pymalloc as abi
 from dontneed.kernel.process_memory import read_ranges
 from dontneed.observe.pymalloc_pools import (
@@ -34,10 +36,6 @@ from dontneed.records import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
-    import numpy as np
-
     from dontneed.kernel.pagemap import Words
     from dontneed.kernel.process_memory import Bytes
     from dontneed.observe.presence import Truths
@@ -136,7 +134,8 @@ class Contents:
     Args:
         buffer: at least `buffer_bytes` of the pools; a new one if there is none.
     Attributes:
-        words: of all pools, one behind the other.
+        words: of all pools, one behind the other; and as many as a pool has behind them, so that a word of any offset
+            into any pool is there, if not that pool's.
         starts: where the words of each pool begin.
         read: which pools could be read.
     """
@@ -146,10 +145,10 @@ class Contents:
 
         lengths = page_up(pools.headers["nextoffset"].astype(np.int64))
         ends = np.cumsum(lengths)
+        self.starts = self.starts_of(pools)
         ranges = np.column_stack((pools.addresses, pools.addresses + lengths.astype(np.uint64)))
-        self.starts = (ends - lengths) // _WORD_BYTES
         self.read = np.ones(len(pools), np.bool_)
-        buffer = np.empty(self.buffer_bytes(pools), np.uint8) if buffer is None else buffer
+        buffer = np.zeros(self.buffer_bytes(pools), np.uint8) if buffer is None else buffer
         first = 0
         while first < len(pools):
             begin = int(ends[first] - lengths[first])
@@ -157,12 +156,21 @@ class Contents:
             first = int(np.searchsorted(ends, reached, side="right"))
             self.read[first : first + 1] = False  # it ended here: go on behind this one
             first += 1
-        self.words = buffer[: int(lengths.sum())].view(np.uint64)
+        self.words = buffer[: int(lengths.sum()) + abi.POOL_BYTES].view(np.uint64)
+
+    @staticmethod
+    def starts_of(pools: Pools) -> Counts:
+        """Where the words of each pool will begin."""
+        import numpy as np
+
+        lengths = page_up(pools.headers["nextoffset"].astype(np.int64))
+        starts: Counts = (np.cumsum(lengths) - lengths) // _WORD_BYTES
+        return starts
 
     @staticmethod
     def buffer_bytes(pools: Pools) -> int:
         """How long a buffer has to be."""
-        return len(pools) * abi.POOL_BYTES
+        return (len(pools) + 1) * abi.POOL_BYTES
 
     def headers(self) -> Headers:
         """What the headers say, of the same moment as the rest."""
@@ -179,7 +187,7 @@ def read_lists(pid: int, pools: Pools) -> FreeLists:
     pools = pools.take(_may_gain(pools))
     order = np.argsort(blocks_of(pools.headers) - pools.headers["count"], kind="stable")  # lists alike take equal steps
     found = [FreeLists(pools.take(order[:0]), np.zeros(0, np.int32), np.zeros(0, np.int32))]
-    buffer = np.empty(Contents.buffer_bytes(pools.take(order[:_BATCH])), np.uint8)
+    buffer = np.zeros(Contents.buffer_bytes(pools.take(order[:_BATCH])), np.uint8)
     for first in range(0, len(order), _BATCH):
         batch = pools.take(order[first : first + _BATCH])
         contents = Contents(pid, batch, buffer)
@@ -203,27 +211,60 @@ def walk(pools: Pools, contents: Contents) -> FreeLists:
     """
     import numpy as np
 
-    surveyed, pools = pools, pools.replace(headers=contents.headers())
+    read_upto = page_up(pools.headers["nextoffset"].astype(np.int32))
+    pools = pools.replace(headers=contents.headers())
     good = contents.read & are_pools_in_use(pools.addresses, pools.headers) & (pools.headers["freeblock"] != 0)
-    good &= pools.headers["nextoffset"] <= page_up(
-        surveyed.headers["nextoffset"].astype(np.int32)
-    )  # else not all is here
-    wanted = np.where(good, blocks_of(pools.headers) - pools.headers["count"], 0)
-    order = np.argsort(-wanted, kind="stable")
-    order = order[(wanted > 0)[order]]  # the longest first: at every step those that go on are the first ones
-    pools, wanted = pools.take(order), wanted[order]
-    follows, blocks = _successors(pools, contents.words, contents.starts[order])
-    nodes = np.zeros((len(pools), int(wanted.max(initial=0))), np.int32)
-    on = np.searchsorted(-wanted, -np.arange(nodes.shape[1]), side="left")
-    place = blocks.places(np.arange(len(pools)), _offset(pools.headers["freeblock"], pools.addresses))
-    for step, count in enumerate(on.tolist()):
-        nodes[:count, step] = place[:count]
-        place = follows[place[:count]]
+    good &= pools.headers["nextoffset"] <= read_upto  # a pool may have grown since its header was read
+    pools, starts = pools.take(good), contents.starts[good]
+    wanted = blocks_of(pools.headers) - pools.headers["count"]
+    order = np.argsort(-wanted, kind="stable")  # the longest first: at every step those that go on are the first ones
+    order = order[wanted[order] > 0]
+    pools, starts, wanted = pools.take(order), starts[order], wanted[order]
+    nodes, ended = _follow(pools, wanted, contents.words, starts)
     listed = np.arange(nodes.shape[1])[None, :] < wanted[:, None]
-    last = nodes[np.arange(len(nodes)), wanted - 1]
-    sound = (last < blocks.count) & (follows[last] == blocks.count)
-    nodes = nodes[sound][listed[sound]]
-    return FreeLists(pools.take(sound), blocks.offsets[nodes], wanted[sound])
+    lists = FreeLists(pools, nodes[listed], wanted)
+    ended[lists.rows[~_are_blocks(lists)]] = False
+    return lists.take(ended)
+
+
+def _follow(pools: Pools, wanted: Counts, words: Words, starts: Counts) -> tuple[Counts, Truths]:
+    """The offsets that the lists lead to, whatever those are, a row a pool; and which lists end when they should.
+
+    Args:
+        pools: those with the longest lists first.
+        wanted: how long each list is to be.
+        words: what the pools hold.
+        starts: where those of each begin.
+    """
+    import numpy as np
+
+    nodes = np.zeros((int(wanted.max(initial=0)), len(pools)), np.int32)
+    ended = np.zeros(len(pools), np.bool_)
+    going = np.searchsorted(-wanted, -np.arange(len(nodes) + 1), side="left").tolist()
+    offsets = _offsets(pools.headers["freeblock"], pools.addresses)
+    for step, (count, then) in enumerate(pairwise(going)):
+        nodes[step, :count] = offsets
+        links = words[starts[:count] + offsets // _WORD_BYTES]
+        ended[then:count] = links[then:] == 0
+        offsets = _offsets(links[:then], pools.addresses[:then])
+    return nodes.T, ended
+
+
+def _offsets(addresses: Words, pools: Words) -> Counts:
+    """Where each address lies as seen from its pool; the pool's length for all that lie outside."""
+    import numpy as np
+
+    offsets: Counts = np.minimum(addresses - pools, np.uint64(abi.POOL_BYTES)).astype(np.int32)
+    return offsets
+
+
+def _are_blocks(lists: FreeLists) -> Truths:
+    """Which nodes are blocks that were cut off in their pools."""
+    headers, rows = lists.pools.headers, lists.rows
+    sizes, cut = sizes_of(headers)[rows], blocks_of(headers)[rows]
+    nth = (lists.nodes - abi.HEADER_BYTES) // sizes
+    blocks: Truths = (nth >= 0) & (nth < cut) & (nth * sizes + abi.HEADER_BYTES == lists.nodes)
+    return blocks
 
 
 def with_gain(lists: FreeLists) -> FreeLists:
@@ -282,10 +323,15 @@ def _end_of_use(lists: FreeLists) -> Counts:
     """Where the blocks begin behind which none is in use, as an offset into each pool."""
     import numpy as np
 
-    blocks = _Blocks(lists.pools.headers)
-    used = blocks.offsets + blocks.sizes[blocks.rows]
-    used[blocks.places(lists.rows, lists.nodes)] = abi.HEADER_BYTES
-    end: Counts = np.maximum.reduceat(used, blocks.starts) if len(lists) else np.zeros(0, np.int32)
+    sizes, cut = sizes_of(lists.pools.headers), blocks_of(lists.pools.headers)
+    ends = np.cumsum(cut)
+    starts = ends - cut  # all blocks of all pools, one behind the other
+    rows = lists.rows
+    used = np.ones(int(cut.sum()), np.bool_)
+    used[starts[rows] + (lists.nodes - abi.HEADER_BYTES) // sizes[rows]] = False
+    places = np.flatnonzero(used)
+    last = places[np.searchsorted(places, ends, side="left") - 1]  # every pool has one in use
+    end: Counts = (abi.HEADER_BYTES + (last + 1 - starts) * sizes).astype(np.int32)
     return end
 
 
@@ -302,7 +348,7 @@ class Expectation:
         links = lists.links.astype(np.uint64)
         self._headers = lists.pools.headers
         self._rows = lists.rows
-        self._words = lists.nodes // _WORD_BYTES
+        self._places = Contents.starts_of(lists.pools)[self._rows] + lists.nodes // _WORD_BYTES
         self._links = np.where(links, lists.pools.addresses[self._rows] + links, np.uint64(0))
 
     def met_by(self, contents: Contents) -> Truths:
@@ -311,58 +357,6 @@ class Expectation:
         same: Truths = contents.read.copy()
         for field in ("count", "freeblock", "arenaindex", "szidx", "nextoffset", "maxnextoffset"):
             same &= headers[field] == self._headers[field]
-        differs = contents.words[contents.starts[self._rows] + self._words] != self._links
+        differs = contents.words[self._places] != self._links
         same[self._rows[differs]] = False
         return same
-
-
-class _Blocks:
-    """All blocks that were cut off in some pools, one behind the other.
-
-    Attributes:
-        sizes, cut, starts: of each pool: bytes of a block, how many there are, and the place of the first.
-        count: of all.
-        rows, offsets: of each block: the row of its pool, and where it begins there.
-    """
-
-    def __init__(self, headers: Headers) -> None:
-        import numpy as np
-
-        self.sizes, self.cut = sizes_of(headers), blocks_of(headers)
-        self.count = int(self.cut.sum())
-        self.starts = np.cumsum(self.cut, dtype=np.int32) - self.cut
-        self.rows = np.repeat(np.arange(len(headers), dtype=np.int32), self.cut)
-        nth = np.arange(self.count, dtype=np.int32) - self.starts[self.rows]
-        self.offsets = abi.HEADER_BYTES + nth * self.sizes[self.rows]
-
-    def places(self, rows: Counts, offsets: Counts) -> Counts:
-        """The place of the block that begins at each offset into a pool; `count + 1` where none does."""
-        import numpy as np
-
-        nth = (offsets - abi.HEADER_BYTES) // self.sizes[rows]
-        good = (nth >= 0) & (nth < self.cut[rows]) & (nth * self.sizes[rows] + abi.HEADER_BYTES == offsets)
-        places: Counts = np.where(good, self.starts[rows] + nth, self.count + 1)
-        return places
-
-
-def _successors(pools: Pools, words: Words, starts: Counts) -> tuple[np.ndarray[Any, np.dtype[np.int32]], _Blocks]:
-    """The place of the block that each block's first word leads to; behind the last block: an end, then nowhere.
-
-    What follows an end, or leads anywhere else, is nowhere, and nothing leads out of there.
-    """
-    import numpy as np
-
-    blocks = _Blocks(pools.headers)
-    links = words[starts[blocks.rows] + blocks.offsets // _WORD_BYTES]
-    follows = np.full(blocks.count + 2, blocks.count + 1, np.int32)
-    follows[: blocks.count] = blocks.places(blocks.rows, _offset(links, pools.addresses[blocks.rows]))
-    follows[: blocks.count][links == 0] = blocks.count
-    return follows, blocks
-
-
-def _offset(addresses: Words, pools: Words) -> Counts:
-    """Where each address lies as seen from its pool; -1 for all that lie before it, and one place for all behind it."""
-    import numpy as np
-
-    offsets: Counts = (addresses - pools).view(np.int64).clip(-1, abi.POOL_BYTES).astype(np.int32)
-    return offsets

@@ -68,7 +68,7 @@ WHY_SAFE = (
 _MAX_HOLD_SECONDS = 0.020
 """A hold of the GIL that nobody asked to be shorter: a few of CPython's own switch intervals."""
 _HOLD_SECONDS = 0.001
-_POOL_SECONDS = {FreePools: 12e-6, Tails: 8e-6, FreeEnds: 60e-6}
+_POOL_SECONDS = {FreePools: 8e-6, Tails: 6e-6, FreeEnds: 30e-6}
 """What a pool takes under the GIL, to begin with; then it is measured."""
 _MOST_POOLS = 4096
 _FEWEST_POOLS = 8
