@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from dontneed.observe.elf import ElfFile
     from dontneed.observe.subject import Row, Subject
 
+_BY_INODE, _BY_PATH = "map_files/{start:x}-{end:x}", "root{path}"
+_WAYS = (_BY_INODE, _BY_PATH)
 _DELETED = " (deleted)"
 _IDENTITY_BYTES = 1024
 """Program headers and, of nearly every file, the build id."""
@@ -124,16 +126,16 @@ def _mapped(rows: list[Row], elf: ElfFile, bias: int, path: str, code: tuple[int
 @contextmanager
 def _opened(subject: Subject, path: str, code: tuple[int, int, int]) -> Iterator[ElfFile | None]:
     """The file that is mapped at `code`; None if it cannot be read, or is not an ELF file."""
-    for name in (f"map_files/{code[0]:x}-{code[1]:x}", f"root{path}"):
+    for way in _WAYS:
         try:
-            fd = subject.process.open(name)
+            fd = subject.process.open(way.format(start=code[0], end=code[1], path=path))
         except ProcessGone:
             raise
         except (NotPermitted, KernelLacks, OSError):  # without the right, or no longer there: the next way is tried
             continue
         try:
             elf = parse_elf(partial(_read_at, fd))
-            if elf is not None and (name.startswith("map_files") or _is_in_memory(subject, fd, elf, code)):
+            if elf is not None and (way is _BY_INODE or _is_in_memory(subject, fd, elf, code)):
                 yield elf
                 return
         finally:
@@ -142,7 +144,9 @@ def _opened(subject: Subject, path: str, code: tuple[int, int, int]) -> Iterator
 
 
 def _read_at(fd: int, offset: int, length: int) -> bytes:
-    return os.pread(fd, length, offset)
+    """So many bytes, and no more than there are: a broken file may ask for any number."""
+    left = os.fstat(fd).st_size - offset
+    return os.pread(fd, min(length, left), offset) if left > 0 else b""
 
 
 def _is_in_memory(subject: Subject, fd: int, elf: ElfFile, code: tuple[int, int, int]) -> bool:
