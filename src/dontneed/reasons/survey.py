@@ -31,7 +31,8 @@ class Survey(Record):
         cost_seconds: how long a release takes, about.
         pause_seconds: the longest time for which a thread stands still meanwhile, about.
         refused: what is left alone, and why, in sentences.
-        watched: what a witness has to see, where that is more than `spans`.
+        watched: what a witness has to see, where that is more than `spans`; then a release may find something even if
+            nothing can be promised.
         hint: facts that make a second survey of the same process fast.
         details: whatever `release` wants of the survey; never leaves the process.
     """

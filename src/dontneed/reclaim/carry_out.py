@@ -147,7 +147,7 @@ class _Turn:
         found: Survey = reason.survey(subject, order.hints.get(self._name))
         self._found = found
         self.notes += found.refused
-        if not found.releasable_bytes:
+        if not found.releasable_bytes and found.watched is None:
             return
         self.witness.see_within(_part_of(self._name), found.spans if found.watched is None else found.watched)
         before = read_counters(process)
