@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 NOT_OURS = {".git", ".venv", ".venvs", "__pycache__", "build", "dist"}
-"""Directories that tools make; caches, which end in `_cache`, and `.hypothesis` are theirs too."""
+"""Directories that tools make; caches, which end in `_cache`, `.hypothesis` and binaries are theirs too."""
 
 
 def _is_ours(directory: str) -> bool:
@@ -23,7 +23,7 @@ def _files() -> list[Path]:
     files = []
     for directory, below, names in os.walk(ROOT):
         below[:] = [name for name in below if _is_ours(name)]
-        files += [Path(directory, name) for name in names if not name.startswith(".coverage")]
+        files += [Path(directory, name) for name in names if not name.startswith(".coverage") and ".so" not in name]
     return sorted(files)
 
 
