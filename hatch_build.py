@@ -38,8 +38,8 @@ class NativePart(BuildHookInterface[Any]):
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Build, and say what the wheel has become by it; `version` is `standard` or `editable`."""
-        self._scratch = tempfile.mkdtemp(prefix="dontneed-build-")
-        built = os.path.join(self._scratch, os.path.basename(BINARY))
+        self._scratch = tempfile.TemporaryDirectory(prefix="dontneed-build-")  # goes with us, if not before
+        built = os.path.join(self._scratch.name, os.path.basename(BINARY))
         in_package = os.path.join(self.root, "src", BINARY)
         if version == "editable" and os.path.exists(in_package):
             os.remove(in_package)  # of another source, perhaps; who has it loaded keeps it
@@ -59,7 +59,7 @@ class NativePart(BuildHookInterface[Any]):
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:  # noqa: ARG002 - hatchling's
         """Clean up."""
-        shutil.rmtree(self._scratch)
+        self._scratch.cleanup()
 
     def _build(self, binary: str) -> None:
         """Compile.

@@ -399,6 +399,15 @@ def test_a_hold_ends_when_its_time_is_over_and_the_next_goes_on(arena):
     assert arena.release(numbers=[arena.number, 9], at_most=0.0).spans.size_bytes == POOL - PAGE
 
 
+def test_no_arena_is_begun_that_may_not_find_room(arena, monkeypatch):
+    """A row for each of its pools."""
+    arena.pool(set())
+    monkeypatch.setattr(native, "_ROWS", 63)
+    assert arena.release().looked_at == 0
+    monkeypatch.setattr(native, "_ROWS", 64)
+    assert arena.release().looked_at == 1
+
+
 def test_memory_that_the_kernel_does_not_let_go_is_not_said_to_be_given_up(arena):
     """Locked pages stay, and the pool is sound all the same."""
     free = arena.pool(set())
@@ -516,6 +525,24 @@ def test_what_is_not_there_is_not_given_up_again(heaps):
     heaps.release()
     again = heaps.release()
     assert (len(again.spans), again.position, again.fault) == (0, None, "")
+
+
+def test_of_a_chunk_that_is_there_in_part_only_that_part_is_given_up(heaps):
+    """As little as it takes: every range costs."""
+    heaps.release()
+    for page in (3, 5):
+        heaps[heaps.inner[2].start + page * PAGE] = (1,)
+    start = heaps.inner[2].start
+    assert heaps.release().spans == Spans([(start + 3 * PAGE, start + 6 * PAGE)])
+
+
+def test_a_hold_ends_when_there_is_no_room_for_more_rows(heaps, monkeypatch):
+    """The next one goes on."""
+    monkeypatch.setattr(native, "_ROWS", 2)
+    first = heaps.release()
+    second = heaps.release(first.position)
+    assert [len(first.spans), len(second.spans), second.position] == [2, 2, None]
+    assert first.spans | second.spans == Spans([heaps.top_pages, *heaps.inner])
 
 
 def test_a_hold_without_time_gives_up_one_chunk_and_the_next_goes_on(heaps):
