@@ -1,15 +1,15 @@
 /* A process with a thread in every kind of system call that blocks, with and without a timeout.
 
    Each thread calls in a loop and checks each result: the value, errno, and that a timeout did not end early. What comes
-   without a timeout is fed by one thread every few milliseconds. A byte on standard input ends the process, which then
-   says of each thread: its name, how often it called, how many results were wrong, and the first of those. */
+   without a timeout is fed by one thread every few milliseconds. A byte on standard input ends it all, and then it says of
+   each thread: its name, how often it called, how many results were wrong, and the first of those. */
 
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/aio_abi.h>
 #include <linux/futex.h>
-#include <mqueue.h>
+#include <linux/mqueue.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <pthread.h>
@@ -493,7 +493,7 @@ static void turn_mq_timedreceive(struct waiter *me)
     char byte;
     long set = now_ns();
     struct timespec at = from_now(CLOCK_REALTIME);
-    EXPECT_TIMEOUT_SINCE(set, me, mq_timedreceive(me->queue, &byte, 1, NULL, &at), -1, ETIMEDOUT);
+    EXPECT_TIMEOUT_SINCE(set, me, syscall(SYS_mq_timedreceive, me->queue, &byte, 1L, NULL, &at), -1, ETIMEDOUT);
 }
 static void turn_io_getevents(struct waiter *me)
 {
@@ -695,10 +695,10 @@ int main(void)
     messages->queue = msgget(IPC_PRIVATE, 0600);
     struct mq_attr size = {.mq_maxmsg = 1, .mq_msgsize = 1};
     char queue_name[32];
-    snprintf(queue_name, sizeof queue_name, "/blocked%d", getpid());
-    int queue = mq_open(queue_name, O_CREAT | O_RDWR, 0600, &size);
+    snprintf(queue_name, sizeof queue_name, "blocked%d", getpid());
+    int queue = syscall(SYS_mq_open, queue_name, O_CREAT | O_RDWR, 0600, &size);
     if (queue >= 0) {
-        mq_unlink(queue_name);
+        syscall(SYS_mq_unlink, queue_name);
         add("mq_timedreceive", turn_mq_timedreceive, NULL)->queue = queue;
     }
     add("io_getevents", turn_io_getevents, NULL);
@@ -734,5 +734,7 @@ int main(void)
     semctl(timed->queue, 0, IPC_RMID);
     semctl(fed->queue, 0, IPC_RMID);
     msgctl(messages->queue, IPC_RMID, NULL);
+    puts("ready");
+    fflush(stdout);
     return 0;
 }

@@ -3,7 +3,7 @@
    Each thread loads all its registers with numbers that nobody else knows, general and vector ones and the 128 bytes below
    the stack pointer, then waits in a system call or spins, and compares. It also checks what the call returned, that a
    timeout did not end early, its signal mask and its alternate signal stack. The functions `clobber` and `tail` are there
-   to be called from outside; they spoil whatever the ABI lets them. For each byte on standard input it says how many turns
+   to be called from outside; they spoil whatever the ABI lets them. For each line on standard input it says how many turns
    it made, how many were wrong, how many calls were interrupted (EINTR), how often the functions began and finished, and
    the first thing that was wrong. The end of the input ends it.
 
@@ -57,6 +57,7 @@ void turn_spinning(struct context *);
 
 /* The context's address is kept at the stack pointer, and the registers hold nothing but their numbers meanwhile. */
 __asm__(
+    ".pushsection .text\n"
     ".macro enter\n"
     "  push %rbx; push %rbp; push %r12; push %r13; push %r14; push %r15; push %rdi\n"
     "  mov 504(%rdi), %eax; mov 508(%rdi), %edx; xrstor64 576(%rdi)\n"
@@ -94,7 +95,8 @@ __asm__(
     "  xchg %rdi, (%rsp)\n"
     "  xchg %rcx, (%rsp); mov %rax, 120(%rcx); mov (%rsp), %rax; mov %rax, 136(%rcx); mov %rcx, (%rsp)\n"
     "  mov 120(%rcx), %rax\n"
-    "  leave_\n");
+    "  leave_\n"
+    ".popsection\n");
 
 static atomic_int ending;
 static uint64_t components;
@@ -302,8 +304,8 @@ static int thread_count;
 
 static void *answer(void *unused)
 {
-    char byte;
-    while (read(0, &byte, 1) == 1) {
+    char line[16];
+    while (read(0, line, sizeof line) > 0) {
         long turns = 0, bad = 0, interrupted = 0;
         const char *first = "";
         for (int n = 0; n < thread_count; n++) {
@@ -312,7 +314,7 @@ static void *answer(void *unused)
             interrupted += threads[n].interrupted;
             first = *first ? first : threads[n].first;
         }
-        printf("%ld %ld %ld %ld %ld %ld %ld %s\n", turns, bad, interrupted, (long)begun, (long)finished, (long)tails,
+        printf("%ld %ld %ld %ld %ld %ld %ld %s\nready\n", turns, bad, interrupted, (long)begun, (long)finished, (long)tails,
                (long)argument_sum, first);
         fflush(stdout);
     }
@@ -339,7 +341,7 @@ int main(int count, char **words)
             places[component].size = a;
             places[component].start = b;
         }
-    printf("%lu %lu %#lx\n", (unsigned long)clobber, (unsigned long)tail, (unsigned long)components);
+    printf("%lu %lu %#lx\nready\n", (unsigned long)clobber, (unsigned long)tail, (unsigned long)components);
     fflush(stdout);
     for (int n = 0; n < thread_count; n++) {
         threads[n].random = 88172645463325252ULL + n;
