@@ -701,6 +701,13 @@ def test_a_chunk_that_contradicts_its_neighbours_ends_it(heaps, offset, value):
     assert (hold.spans, hold.fault, hold.position) == (Spans(given), STRANGE, None)
 
 
+def test_a_chunk_that_leads_nowhere_ends_it(heaps):
+    """A bin ends where it began."""
+    heaps[heaps.chunks[0] + 16] = (0,)
+    hold = heaps.release()
+    assert (hold.spans, hold.fault) == (Spans([heaps.top_pages, heaps.inner[0]]), STRANGE)
+
+
 def test_a_chunk_of_another_arena_ends_it(heaps):
     """What is in our bins is ours."""
     heaps[heaps.first] = (heaps.state + 16,)
