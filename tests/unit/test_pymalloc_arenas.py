@@ -29,7 +29,7 @@ class World:
         self.data = Memory(8192)
         self.tables = Memory(64 << 10)
         self.arenas = Memory(arenas * abi.ARENA_BYTES)
-        self.data.words(self.data.address, 1024)[:] = np.arange(1024) * 16
+        self.data.words(self.data.address, 1024)[:] = np.arange(1024) * 48 + 5
         self.objects = np.concatenate([self._arena(number) for number in range(arenas)])
         self.place(array_at)
         self.holder = self.data.address + 800
@@ -104,6 +104,14 @@ def test_words_of_the_same_value_are_all_kept(world):
     found = world.find()
     assert found.holders == (world.holder, world.data.address + 1600)
     assert found.hint is None
+
+
+@pytest.mark.parametrize("side", [-8, 8])
+def test_of_such_words_the_one_beside_the_length_is_the_interpreters(world, side):
+    """Compilers put it before or behind; what lies beside the others are pointers, and zeros."""
+    world.hold(world.data.address + 1600, world.array)
+    world.hold(world.holder + side, (0xABCD << 32) + 32)
+    assert world.find().hint == {"holder": world.holder}
 
 
 def test_other_words_that_point_into_the_array_are_none(world):

@@ -3,8 +3,9 @@
 Pools know themselves: a header is consistent in itself, and says which arena object its pool belongs to. So a few dozen
 pools are looked for in anonymous memory, and then the one word in the interpreter's data that points to an array whose
 objects agree with all of them. The word's address stays what it is as long as the process lives; the array moves as it
-grows. Where other words hold the same value at that moment (the list of usable arenas may begin with the first object)
-all of them are kept, and the array has moved only if none of them says otherwise.
+grows. Other words may hold the same value for a while: the list of usable arenas may begin with the first object. The
+interpreter's own lies beside the array's length; where that does not decide, all of them are kept, and believed only
+as long as they agree.
 
 The target runs on: what is read may be torn, and is believed only where it agrees.
 
@@ -184,12 +185,30 @@ def _find_holders(subject: Subject, runtime: PythonRuntime, presence: Presence) 
     agreement /= len(pools)
     winners = np.unique(values[agreement >= _AGREES])
     if len(winners) == 1:
-        return tuple(words[values == winners[0]].tolist())
+        return _likeliest(subject.pid, words[values == winners[0]])
     if len(winners) == 0 and agreement.size and agreement.max() > 1 - _AGREES:
         msg = "its pools belong to more than one array of arenas: sub-interpreters with allocators of their own"
         raise TargetRefused(msg)
     msg = f"its array of arenas was not found: {len(winners)} agree with its pools"
     raise TargetRefused(msg, hint="it may run with an allocator of its own; try again when it is less busy")
+
+
+def _likeliest(pid: int, holders: Words) -> tuple[int, ...]:
+    """Those of some words of the same value that lie beside the array's length, as the interpreter's own does.
+
+    The others are lists of arenas that begin with the first object just now; beside them lie pointers. Where none lies
+    beside a length, the data is laid out otherwise, and each may be the one.
+    """
+    import numpy as np
+
+    if len(holders) == 1:
+        return tuple(holders.tolist())
+    beside = np.concatenate((holders - np.uint64(8), holders + np.uint64(8)))
+    rows, _ = read_each(pid, beside, 4)
+    lengths = rows.view(np.uint32)[:, 0].astype(np.int64)
+    are_lengths = (lengths & (lengths - 1) == 0) & (lengths >= abi.ARENA_OBJECTS_AT_FIRST) & (lengths < _LARGEST_ARRAY)
+    likely = are_lengths.reshape(2, -1).any(axis=0)
+    return tuple(holders[likely if likely.any() else slice(None)].tolist())
 
 
 def _pointers(subject: Subject, runtime: PythonRuntime, presence: Presence) -> tuple[Words, Words]:

@@ -70,6 +70,7 @@ _MAX_HOLD_SECONDS = 0.020
 _HOLD_SECONDS = 0.001
 _POOL_SECONDS = {FreePools: 8e-6, Tails: 6e-6, FreeEnds: 30e-6}
 """What a pool takes under the GIL, to begin with; then it is measured."""
+_SLOWER_AT_MOST, _SLOWEST = 1.3, 4
 _MOST_POOLS = 4096
 _FEWEST_POOLS = 8
 _HEADROOM = 0.6
@@ -116,7 +117,7 @@ def release(subject: Subject, found: Survey, limits: Limits) -> Released:
     """Give the pages back, a slice at a time, each while the GIL is held.
 
     Raises:
-        TargetRefused: no thread can hold the GIL, or the interpreter is in no state for it; slices before are done.
+        TargetRefused: no thread can hold the GIL, or the interpreter is in no state for it. Later, that is a note.
         NotPermitted, ProcessGone: as `remote.stop.Stop`.
     """
     import numpy as np
@@ -130,8 +131,13 @@ def release(subject: Subject, found: Survey, limits: Limits) -> Released:
         raise TargetRefused(protected.whole)
     task = _Task(Gil(subject.process, found.details.runtime), found.details, protected.spans)
     most_seconds = _MAX_HOLD_SECONDS if limits.max_pause_seconds is None else limits.max_pause_seconds
-    for batch in found.details.batches:
-        task.give_up(batch, most_seconds)
+    try:
+        for batch in found.details.batches:
+            task.give_up(batch, most_seconds)
+    except TargetRefused as error:
+        if not task.pauses:
+            raise
+        task.refusals.add(str(error))
     spans = Spans.from_array(np.concatenate([np.zeros((0, 2), np.uint64), *(each.array for each in task.dropped)]))
     return Released(found.spans.size_bytes, task.advised, spans, tuple(task.pauses), tuple(task.notes(found)))
 
@@ -141,16 +147,17 @@ class _Task:
 
     Attributes:
         dropped, advised, pauses: what was given up, how many bytes of it, and how long the GIL was held for each slice.
+        refusals: why some of it was not, in sentences.
     """
 
     def __init__(self, gil: Gil, details: Details, protected: Spans) -> None:
         self.dropped: list[Spans] = []
         self.advised = 0
         self.pauses: list[float] = []
+        self.refusals: set[str] = set()
         self._gil = gil
         self._arenas = details.arenas
         self._protected = protected
-        self._refusals: set[str] = set()
 
     def give_up(self, batch: Batch, most_seconds: float) -> None:
         """Give up what the pools of one batch can, in holds of about `most_seconds` at most.
@@ -167,8 +174,7 @@ class _Task:
             with self._gil.held() as held:
                 self._give_up_part(held, part)
             self.pauses.append(held.held_seconds)
-            # One hold may have been long because we, or the thread, had to wait for a processor.
-            seconds = min(max(held.held_seconds / len(part.pools), seconds / 2), seconds * 2)
+            seconds = _paced(held.held_seconds / len(part.pools), seconds, _POOL_SECONDS[type(batch)])
             first += count
 
     def _give_up_part(self, held: HeldGil, part: Batch) -> None:
@@ -181,7 +187,7 @@ class _Task:
             self.dropped.append(spans)
         except AdviceRefused as error:  # the pools are sound all the same: nobody reads what was to go
             self.advised += error.advised
-            self._refusals.add(str(error))
+            self.refusals.add(str(error))
 
     def _still_in_their_arenas(self, pid: int, pools: Pools) -> Truths:
         """Which pools were cut off an arena that is still there, by the interpreter's own array.
@@ -200,10 +206,20 @@ class _Task:
 
     def notes(self, found: Survey) -> Iterator[str]:
         """What the owner should know."""
-        yield from sorted(self._refusals)
+        yield from sorted(self.refusals)
         left = found.spans.size_bytes - sum(spans.size_bytes for spans in self.dropped)
         if left:
-            yield f"{format_bytes(left)} lie in pools that changed since they were surveyed: left alone"
+            why = "" if self.refusals else ": their pools changed since they were surveyed"
+            yield f"{format_bytes(left)} were left alone{why}"
+
+
+def _paced(measured: float, expected: float, at_first: float) -> float:
+    """What a pool will take, after a hold in which it took `measured` seconds and `expected` were.
+
+    A hold may take long because we, or the borrowed thread, wait for a processor. Shorter ones would not help, but be
+    the more: so one that was fast is believed at once, and one that was slow by and by, and not without limit.
+    """
+    return min(measured, expected * _SLOWER_AT_MOST, at_first * _SLOWEST)
 
 
 def _find(subject: Subject, hint: Mapping[str, int] | None) -> tuple[Details, tuple[str, ...]]:
