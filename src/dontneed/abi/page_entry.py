@@ -20,6 +20,12 @@ HUGE = 1 << 7
 """In a PMD or PUD entry: it maps the page itself, and no table."""
 GLOBAL = 1 << 8
 SPECIAL = 1 << 9
+WRITE_NOTIFIED = 1 << 10
+"""Write-protected by a userfaultfd (_PAGE_UFFD_WP); since 5.7."""
+SOFT_DIRTY = 1 << 11
+"""Written to since someone cleared this bit; since 3.11, where the kernel was built with it."""
+SAVED_DIRTY = 1 << 58
+"""Written to before it was write-protected, since 6.6: there, dirty and not writable means a shadow stack."""
 NO_EXECUTE = 1 << 63
 
 PROT_NONE = GLOBAL
@@ -31,7 +37,9 @@ FRAME_SHIFT = 12
 FRAME_MASK = ((1 << 52) - 1) & ~((1 << FRAME_SHIFT) - 1)
 
 SWAP_INVERTED_SINCE = (4, 18)
-_KIND_SHIFT, _OLD_KIND_SHIFT, _KIND_MASK = 59, 1, 31
+KIND_SHIFT, _OLD_KIND_SHIFT, _KIND_MASK = 59, 1, 31
+LEAST_SWAP_KINDS = 23
+"""So many swap files there can be, whatever the kernel was built with; the kinds above may say something else."""
 OFFSET_SHIFT = 9
 OFFSET_MASK = (1 << 50) - 1
 POISON_TYPE = 29
@@ -59,8 +67,13 @@ _WORDS = (
     (HUGE, "huge"),
     (GLOBAL, "global"),
     (SPECIAL, "special"),
+    (WRITE_NOTIFIED, "uffd-wp"),
+    (SOFT_DIRTY, "soft-dirty"),
+    (SAVED_DIRTY, "saved-dirty"),
     (NO_EXECUTE, "no-execute"),
 )
+_OTHERWISE = ((HUGE, "PTE"), (SAVED_DIRTY, "PGD"))
+"""Bits that mean something else in entries of a level: a memory type; that user space has no table of its own."""
 
 
 class TableEntry(Record):
@@ -100,7 +113,7 @@ def decode_entry(table: str, index: int, raw: int, version: tuple[int, ...]) -> 
 
 
 def _words(table: str, raw: int) -> tuple[str, ...]:
-    return tuple(word for bit, word in _WORDS if raw & bit and not (bit == HUGE and table == "PTE"))
+    return tuple(word for bit, word in _WORDS if raw & bit and (bit, table) not in _OTHERWISE)
 
 
 def _not_present(raw: int, version: tuple[int, ...]) -> tuple[str, ...]:
@@ -132,11 +145,11 @@ def swap_entry(kind: int, offset: int, version: tuple[int, ...]) -> int:
     """
     if version < SWAP_INVERTED_SINCE:
         return kind << _OLD_KIND_SHIFT | offset << OFFSET_SHIFT
-    return kind << _KIND_SHIFT | (~offset & OFFSET_MASK) << OFFSET_SHIFT
+    return kind << KIND_SHIFT | (~offset & OFFSET_MASK) << OFFSET_SHIFT
 
 
 def swap_slot(raw: int, version: tuple[int, ...]) -> tuple[int, int]:
     """The kind and the offset that `swap_entry` made an entry of."""
     if version < SWAP_INVERTED_SINCE:
         return raw >> _OLD_KIND_SHIFT & _KIND_MASK, raw >> OFFSET_SHIFT
-    return raw >> _KIND_SHIFT, ~raw >> OFFSET_SHIFT & OFFSET_MASK
+    return raw >> KIND_SHIFT, ~raw >> OFFSET_SHIFT & OFFSET_MASK

@@ -1,0 +1,241 @@
+"""The kernel's own memory, read page by page through programs of bpf(2): page tables, and what tasks say of them.
+
+# What is read, and what is believed
+
+Two small programs are loaded. One finds the task_struct of a process id; the other copies pages of kernel memory, up to
+`PAGES_A_CALL` at one system call, into an array that is mapped here. Both only read, by a helper that answers with an
+error where nothing is mapped: no address can harm the kernel.
+
+Where things are in a struct comes from the kernel's BTF, by name (`btf`); where physical memory is, by trial
+(`direct_map`), on page tables of our own that must lead to the frames that pagemap says. So offsets, levels and direct
+map are proven together, on this kernel, before anything is believed; if they are not, nothing is read. The address
+found is one of the kernel's secrets and is never written anywhere.
+
+# Whose memory it is
+
+A process is held by its /proc directory, and its task_struct is known by what both say of it (`tasks`). A `Task` then
+names the words that change when the process ends or replaces its program; whoever reads pages reads these again, behind
+them, in the same call.
+
+# How the programs go
+
+They are descriptors of this process. Nothing is attached or pinned, so whatever ends us ends them.
+
+Kernel:
+    PROG_TYPE_SYSCALL since 5.14; kernel/trace/bpf_trace.c bpf_probe_read_kernel(), which lockdown=confidentiality takes
+    away even from root.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from contextlib import ExitStack, contextmanager
+
+from dontneed.abi import bpf as abi
+from dontneed.abi.page_entry import FRAME_SHIFT
+from dontneed.abi.pagemap import ENTRY_BYTES
+from dontneed.errors import DontneedError, KernelLacks, NotPermitted
+from dontneed.kernel.bpf import R0, R1, R2, R3, R6, R7, R8, R9, Assembler, Closing, Program, SharedArray
+from dontneed.kernel.btf import read_layout
+from dontneed.kernel.direct_map import find_direct_map
+from dontneed.kernel.procfs import ProcessDirectory
+from dontneed.kernel.tasks import FUNCTIONS, MEMBERS, TaskFinder
+from dontneed.units import PAGE_BYTES
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from dontneed.kernel.pagemap import Words
+    from dontneed.kernel.tasks import Task
+
+PAGES_A_CALL = 1024
+TABLE_ENTRIES = PAGE_BYTES // ENTRY_BYTES
+
+_WORD = struct.Struct("<Q")
+_FOUR_LEVELS_END = 1 << 48
+"""Addresses of user space that end above have five levels of tables."""
+
+
+class KernelMemory(Closing):
+    """The way to the kernel's memory, proven.
+
+    Attributes:
+        levels: of page tables on this machine, 4 or 5.
+        base: where the kernel sees the first byte of physical memory; not to be told to anyone.
+        zero_frame: the frame of the shared zero page.
+    Raises:
+        OSError: as bpf(2); or there is no BTF; or frame numbers are hidden from this user.
+        KernelLacks: this kernel or processor is not one that we can read.
+    """
+
+    __slots__ = ("_answers", "_held", "_pages", "_reader", "_requests", "_tasks", "base", "levels", "zero_frame")
+
+    def __init__(self) -> None:
+        if os.uname().machine != "x86_64" or PAGE_BYTES != 1 << FRAME_SHIFT:
+            raise KernelLacks("page tables are decoded on x86-64 only", hint="`dontneed look` reads pagemap anywhere")
+        layout = read_layout(MEMBERS, FUNCTIONS)
+        with ExitStack() as held:
+            self._requests = held.enter_context(SharedArray((1 + PAGES_A_CALL) * _WORD.size))
+            self._answers = held.enter_context(memoryview(self._requests.memory).cast("Q"))
+            pages = held.enter_context(SharedArray(PAGES_A_CALL * PAGE_BYTES))
+            self._pages = pages.memory
+            self._reader = held.enter_context(Program("dontneed_read", _reading(self._requests, pages)))
+            self._tasks = held.enter_context(TaskFinder(layout, self.read_words))
+            with ProcessDirectory() as process:
+                own = self.task(process)
+            self.levels = 5 if self._tasks.address_space_end(own) > _FOUR_LEVELS_END else 4
+            self.base, self.zero_frame = find_direct_map(self, own.root)
+            self._held = held.pop_all()
+
+    def close(self) -> None:
+        """Unload the programs."""
+        self._held.close()
+
+    def task(self, process: ProcessDirectory) -> Task:
+        """The task of a process.
+
+        Raises:
+            ProcessGone: it has ended.
+            NoAddressSpace: it has no memory of its own: a kernel thread.
+            NotPermitted: /proc does not say where its memory lies.
+            KernelLacks: it is not among the tasks of this kernel.
+        """
+        return self._tasks.find(process)
+
+    def read(self, addresses: Sequence[int]) -> list[int]:
+        """Read whole pages, in this order; `word` then says what is in them, until the next call.
+
+        Args:
+            addresses: of the kernel, page-aligned, at most `PAGES_A_CALL`.
+        Returns:
+            Which of them could not be read, by their places.
+        Raises:
+            OSError: as bpf(2).
+        """
+        count = len(addresses)
+        answers = self._answers
+        answers[0] = count
+        for place, address in enumerate(addresses, 1):
+            answers[place] = address
+        self._reader.run()
+        return [place for place, answer in enumerate(answers[1 : count + 1]) if answer]
+
+    def word(self, place: int, address: int) -> int:
+        """The word at `address`, whose page was the one at `place` of the last call of `read`."""
+        word: int = _WORD.unpack_from(self._pages, place * PAGE_BYTES + address % PAGE_BYTES)[0]
+        return word
+
+    def read_words(self, addresses: Sequence[int]) -> list[int]:
+        """Words of 64 bits, anywhere.
+
+        Raises:
+            DontneedError: one is at an address where nothing is mapped.
+        """
+        if self.read([address & -PAGE_BYTES for address in addresses]):
+            raise DontneedError("kernel memory went away while it was read", hint="try again")
+        return [self.word(place, address) for place, address in enumerate(addresses)]
+
+    def read_array(self, addresses: Words) -> tuple[Words, Words]:
+        """Read whole pages as `read` does, for arrays.
+
+        Args:
+            addresses: uint64, page-aligned, at most `PAGES_A_CALL`.
+        Returns:
+            A row of 512 words for each, where the next call will write; and 0 for each, or else why it was not read.
+        """
+        import numpy as np
+
+        requests = np.frombuffer(self._requests.memory, np.uint64)
+        requests[0] = len(addresses)
+        requests[1 : 1 + len(addresses)] = addresses
+        self._reader.run()
+        pages = np.frombuffer(self._pages, np.uint64).reshape(-1, TABLE_ENTRIES)
+        return pages[: len(addresses)], requests[1 : 1 + len(addresses)].copy()
+
+
+def _reading(requests: SharedArray, pages: SharedArray) -> Assembler:
+    """The program that copies pages: requests are a count and addresses, and each address becomes an errno or 0."""
+    code = Assembler()
+    code.map_value(R6, requests)
+    code.map_value(R8, pages)
+    code.move(R7, 0)
+    code.label("next")
+    code.jump_if_at_least(R7, PAGES_A_CALL, "done")
+    code.load(R1, R6, 0)
+    code.jump_if_at_least(R7, R1, "done")
+    code.move(R9, R7)
+    code.shift_left(R9, 3)
+    code.add(R9, R6)
+    code.load(R3, R9, _WORD.size)
+    code.move(R1, R7)
+    code.shift_left(R1, FRAME_SHIFT)
+    code.add(R1, R8)
+    code.move(R2, PAGE_BYTES)
+    code.call(abi.PROBE_READ_KERNEL)
+    code.store(R9, _WORD.size, R0)
+    code.add(R7, 1)
+    code.jump("next")
+    code.label("done")
+    code.exit(0)
+    return code
+
+
+# A way for everybody in this process
+
+_idle: list[KernelMemory] = []
+"""Set up, and used by nobody now; one at most, since each has 4 MiB."""
+
+
+@contextmanager
+def kernel_memory() -> Iterator[KernelMemory]:
+    """The way to the kernel's memory, for the time of a `with` block and for this user of it alone.
+
+    One is kept for the next block, so that only the first sets it up.
+
+    Raises:
+        NotPermitted, KernelLacks: it cannot be had; the message says why, and the hint how.
+    """
+    memory = _idle.pop() if _idle else open_kernel_memory()
+    try:
+        yield memory
+    finally:
+        if _idle:
+            memory.close()
+        else:
+            _idle.append(memory)
+
+
+def open_kernel_memory() -> KernelMemory:
+    """A way of one's own; the caller closes it.
+
+    Raises:
+        NotPermitted, KernelLacks: as `kernel_memory`.
+    """
+    try:
+        return KernelMemory()
+    except OSError as refusal:
+        raise _explained(refusal) from None
+
+
+def _explained(refusal: OSError) -> DontneedError:
+    """Why there is no way, by the first feature that is missing on it."""
+    from dontneed.kernel.features import ABSENT, PRESENT, feature
+
+    for name in ("bpf", "BTF", "kernel memory", "frame numbers"):
+        found = feature(name)
+        if found.state != PRESENT:
+            msg = f"page tables cannot be read: {name} is {found.state} ({found.detail})"
+            return (KernelLacks if found.state == ABSENT else NotPermitted)(msg, hint=found.remedy)
+    msg = f"page tables cannot be read: {refusal}"
+    return KernelLacks(msg, hint="please report it, with what `dontneed doctor` says")
+
+
+def _forget() -> None:
+    """In a forked child: what lies in the arrays is the parent's, and so are the programs."""
+    while _idle:
+        _idle.pop().close()
+
+
+os.register_at_fork(after_in_child=_forget)

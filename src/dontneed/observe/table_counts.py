@@ -1,0 +1,214 @@
+"""How many pages of each mapping are present, accessed, dirty, huge, zero, swapped: counted from page-table entries.
+
+Most last-level tables hold 512 entries alike, but for their frames: the AND and the OR of a table tell, and only tables
+of other kinds, or with a mapping's edge in them, are counted entry by entry.
+"""
+
+from __future__ import annotations
+
+from dontneed.abi import page_entry as abi
+from dontneed.abi.kpageflags import ZERO_PAGE
+from dontneed.errors import KernelLacks, NotPermitted
+from dontneed.kernel.kpage import read_frame_flags
+from dontneed.units import HUGE_PAGE_BYTES, PAGE_BYTES
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from dontneed.kernel.maps import MapsTable
+    from dontneed.kernel.pagemap import Words
+    from dontneed.observe.table_reader import Tables
+
+_TABLE_PAGES = HUGE_PAGE_BYTES // PAGE_BYTES
+_ANY_DIRTY = abi.DIRTY | abi.SAVED_DIRTY
+_ALIKE = abi.ACCESSED | _ANY_DIRTY
+"""Of which a table has all or none, where it is counted at one go."""
+
+COUNTED = ("rss", "accessed", "dirty", "huge", "zero", "special", "swapped")
+
+
+class TableCounts:
+    """Bytes per mapping, by row of a `MapsTable`: int64 arrays.
+
+    Attributes:
+        rss: present, and of a frame that counts: no zero page, no page that is mapped by number. With hugetlb pages.
+        accessed: of these, the processor has used the entry since the kernel last cleared that bit.
+        dirty: of these, written to through this entry.
+        huge: of these, mapped by an entry of an upper table.
+        zero: the shared zero page, the huge one too: present, and no memory.
+        special: mapped by number (vvar, device memory): present, and outside RSS.
+        swapped: in swap. Shared memory that is swapped out cannot be seen here.
+        unmatched_bytes: present in no mapping of the table: mapped after it was read.
+        unsettled_bytes: addresses whose tables changed each time they were read; they are in no count.
+        notes: what could not be told apart, in sentences.
+    """
+
+    __slots__ = (*COUNTED, "notes", "unmatched_bytes", "unsettled_bytes", "_ends", "_starts", "_zero_frame")
+
+    rss: Any
+    accessed: Any
+    dirty: Any
+    huge: Any
+    zero: Any
+    special: Any
+    swapped: Any
+
+    def __init__(self, table: MapsTable, zero_frame: int) -> None:
+        import numpy as np
+
+        self._starts = np.array(table.starts, np.uint64)
+        self._ends = np.array(table.ends, np.uint64)
+        self._zero_frame = zero_frame
+        self.notes: list[str] = []
+        self.unmatched_bytes = 0
+        self.unsettled_bytes = 0
+        for name in COUNTED:
+            setattr(self, name, np.zeros(len(table), np.int64))
+
+    @property
+    def present(self) -> Any:
+        """All that a touch finds without a fault: RSS, zero pages and special ones."""
+        return self.rss + self.zero + self.special
+
+    def add(self, tables: Tables) -> None:
+        """Count tables as a `TableReader` gives them, of one process."""
+        if tables.level:
+            self._add_huge(tables)
+        else:
+            self._add_small(tables.addresses, tables.entries)
+
+    # Last-level tables
+
+    def _add_small(self, addresses: Words, entries: Words) -> None:
+        import numpy as np
+
+        all_have = np.bitwise_and.reduce(entries, axis=1)
+        some_have = np.bitwise_or.reduce(entries, axis=1)
+        rows, inside = self._rows(addresses, HUGE_PAGE_BYTES)
+        alike = inside & (all_have & np.uint64(abi.PRESENT) != 0) & (some_have & np.uint64(abi.SPECIAL) == 0)
+        alike &= (all_have ^ some_have) & np.uint64(_ALIKE) == 0
+        self._add_bytes("rss", rows[alike], HUGE_PAGE_BYTES)
+        for name, bits in (("accessed", abi.ACCESSED), ("dirty", _ANY_DIRTY)):
+            self._add_bytes(name, rows[alike & (some_have & np.uint64(bits) != 0)], HUGE_PAGE_BYTES)
+        others = ~alike & (some_have != 0)
+        if others.any():
+            self._add_each(addresses[others], entries[others])
+
+    def _add_each(self, addresses: Words, entries: Words) -> None:
+        """Entry by entry."""
+        import numpy as np
+
+        low = int(np.searchsorted(self._ends, addresses[0], "right"))
+        high = int(np.searchsorted(self._starts, addresses[-1] + np.uint64(HUGE_PAGE_BYTES), "left"))
+        first = _positions(addresses, self._starts[low:high])
+        last = _positions(addresses, self._ends[low:high])
+        for name, mask in self._masks(entries).items():
+            running = np.zeros(mask.size + 1, np.int64)
+            np.cumsum(mask.ravel(), out=running[1:])
+            counts = (running[last] - running[first]) * PAGE_BYTES
+            getattr(self, name)[low:high] += counts
+            if name in ("rss", "zero", "special"):
+                self.unmatched_bytes += int(running[-1]) * PAGE_BYTES - int(counts.sum())
+
+    def _masks(self, entries: Words) -> dict[str, Any]:
+        """Which entries are of each sort; sorts that there are none of are left out."""
+        import numpy as np
+
+        is_present = entries & np.uint64(abi.PRESENT | abi.PROT_NONE) != 0
+        special = is_present & (entries & np.uint64(abi.SPECIAL) != 0)
+        masks = {"swapped": ~is_present & (entries != 0) & _names_swap(entries)}
+        rss = is_present
+        if special.any():
+            rss = is_present & ~special
+            masks["zero"] = special & (_frames(entries) == np.uint64(self._zero_frame))
+            masks["special"] = special & ~masks["zero"]
+        masks["rss"] = rss
+        masks["accessed"] = rss & (entries & np.uint64(abi.ACCESSED) != 0)
+        masks["dirty"] = rss & (entries & np.uint64(_ANY_DIRTY) != 0)
+        return {name: mask for name, mask in masks.items() if mask.any()}
+
+    # Upper tables
+
+    def _add_huge(self, tables: Tables) -> None:
+        import numpy as np
+
+        rows, columns = tables.entries.nonzero()
+        entries = tables.entries[rows, columns]
+        size = tables.page_bytes
+        addresses = tables.addresses[rows] + columns.astype(np.uint64) * np.uint64(size)
+        mappings, inside = self._rows(addresses, size)
+        present = entries & np.uint64(abi.PRESENT | abi.PROT_NONE | abi.HUGE) != 0
+        self.unmatched_bytes += int(np.count_nonzero(present & ~inside)) * size
+        swapped = ~present & _names_swap(entries) & inside
+        self._add_bytes("swapped", mappings[swapped], size)
+        present &= inside
+        zero = present & self._huge_zero(entries, present)
+        self._add_bytes("zero", mappings[zero], size)
+        rss = present & ~zero
+        for name, bits in (("rss", 0), ("huge", 0), ("accessed", abi.ACCESSED), ("dirty", _ANY_DIRTY)):
+            chosen = rss & (entries & np.uint64(bits) != 0) if bits else rss
+            self._add_bytes(name, mappings[chosen], size)
+
+    def _huge_zero(self, entries: Words, present: Any) -> Any:
+        """Which entries map the huge zero page: never written to, and its frame says so."""
+        import numpy as np
+
+        doubtful = present & (entries & np.uint64(abi.WRITABLE | _ANY_DIRTY) == 0)
+        if not doubtful.any():
+            return doubtful
+        frames, where = np.unique(_frames(entries[doubtful]), return_inverse=True)
+        try:
+            flags = read_frame_flags(frames)
+        except (NotPermitted, KernelLacks) as error:
+            self.notes.append(f"huge zero pages count as resident: {error}")
+            return np.zeros(len(entries), np.bool_)
+        doubtful[doubtful] = (flags & np.uint64(ZERO_PAGE) != 0)[where]
+        return doubtful
+
+    # Mappings
+
+    def _rows(self, addresses: Words, size: int) -> tuple[Any, Any]:
+        """The mapping that each stretch of `size` bytes begins in, and whether it lies there wholly."""
+        import numpy as np
+
+        rows = np.searchsorted(self._ends, addresses, "right")
+        known = rows < len(self._ends)
+        rows = np.where(known, rows, 0)
+        if not len(self._ends):
+            return rows, known
+        ends = addresses + np.uint64(size)
+        return rows, known & (self._starts[rows] <= addresses) & (self._ends[rows] >= ends)
+
+    def _add_bytes(self, name: str, rows: Any, size: int) -> None:
+        import numpy as np
+
+        if len(rows):
+            getattr(self, name)[:] += np.bincount(rows, minlength=len(self._starts)) * size
+
+
+def _positions(tables: Words, addresses: Words) -> Any:
+    """Where addresses are among the entries of tables, counted through; between two tables: at the beginning of one."""
+    import numpy as np
+
+    nth = np.searchsorted(tables, addresses, "right") - 1
+    offsets = (addresses - tables[np.maximum(nth, 0)]) // np.uint64(PAGE_BYTES)
+    within = np.minimum(offsets, np.uint64(_TABLE_PAGES)).astype(np.int64)
+    return np.where(nth < 0, 0, nth * _TABLE_PAGES + within)
+
+
+def _frames(entries: Words) -> Words:
+    """The frames of present entries; where access is not allowed, they are inverted."""
+    import numpy as np
+
+    inverted = entries & np.uint64(abi.PRESENT) == 0
+    plain = np.where(inverted, ~entries, entries)
+    frames: Words = (plain & np.uint64(abi.FRAME_MASK)) >> np.uint64(abi.FRAME_SHIFT)
+    return frames
+
+
+def _names_swap(entries: Words) -> Any:
+    """Which entries that are not present name a slot of a swap file, and no marker, migration or the like."""
+    import numpy as np
+
+    return entries >> np.uint64(abi.KIND_SHIFT) < np.uint64(abi.LEAST_SWAP_KINDS)
