@@ -78,6 +78,7 @@ class X86_64:  # noqa: N801 - the architecture's own name
     MEMBARRIER = 324
     IO_PGETEVENTS = 333
     IO_URING_ENTER = 426
+    CLONE3 = 435
     EPOLL_PWAIT2 = 441
     FUTEX_WAITV = 449
 

@@ -218,34 +218,43 @@ def get_seccomp_filters(thread: int) -> list[bytes]:
 
 def why_not_permitted(process: ProcessDirectory) -> NotPermitted:
     """What EPERM from SEIZE means to a person: who traces it, what Yama allows, whose it is, what we lack."""
-    pid = process.pid
     status = dict(line.split(b":", 1) for line in process.read("status").splitlines() if b":" in line)
-    yama = _yama_scope()
-    own_uid = os.geteuid()
     owner = int(status.get(b"Uid", b"0").split()[0])
-    privileged = _holds_trace_capability()
+    why, hint = explain_refusal(owner, os.geteuid(), _yama_scope(), privileged=_holds_trace_capability())
+    return NotPermitted(f"process {process.pid} may not be traced: {why}", hint=hint)
+
+
+def explain_refusal(owner: int, uid: int, yama: int, *, privileged: bool) -> tuple[str, str]:
+    """Why tracing was refused, and what to try.
+
+    Args:
+        owner: the user id of the process.
+        uid: our own.
+        yama: kernel.yama.ptrace_scope; 0 where there is no Yama.
+        privileged: we hold CAP_SYS_PTRACE, if only in our own user namespace.
+    """
+    sudo = "run as root (sudo); in a container, add CAP_SYS_PTRACE"
     if yama == _YAMA_NOBODY:
         why = "the security module Yama lets nobody trace anything (kernel.yama.ptrace_scope is 3)"
-        hint = "only a reboot changes that: 3 cannot be lowered"
-    elif privileged:
-        why = "we hold CAP_SYS_PTRACE, and it does not reach this process"
+        return why, "only a reboot changes that: 3 cannot be lowered"
+    if privileged:
+        why = f"we hold {_CAPABILITY}, and it does not reach this process"
         hint = (
-            "it lives in another user namespace, or a container's seccomp or AppArmor profile forbids ptrace: "
+            "it is outside of our user namespace, or a container's seccomp or AppArmor profile forbids ptrace: "
             "run dontneed outside of the container, or start that with --cap-add SYS_PTRACE"
         )
-    elif owner != own_uid:
-        why = f"it belongs to uid {owner}, and you are uid {own_uid}, without {_CAPABILITY}"
-        hint = "run as root (sudo); in a container, add CAP_SYS_PTRACE"
-    elif yama == _YAMA_ADMINS:
+        return why, hint
+    if owner != uid:
+        return f"it belongs to uid {owner}, and you are uid {uid}, without {_CAPABILITY}", sudo
+    if yama == _YAMA_ADMINS:
         why = f"the security module Yama leaves tracing to those with {_CAPABILITY} (kernel.yama.ptrace_scope is 2)"
-        hint = "run as root (sudo)"
-    elif yama == _YAMA_CHILDREN:
-        why = "the security module Yama lets a process trace its own children only (kernel.yama.ptrace_scope is 1)"
-        hint = "run as root (sudo); sysctl kernel.yama.ptrace_scope=0 allows it to every process of the same user"
-    else:
-        why = "it is not dumpable: it changed its user, holds capabilities that you lack, or asked for it (prctl)"
-        hint = "run as root (sudo); in a container, add CAP_SYS_PTRACE"
-    return NotPermitted(f"process {pid} may not be traced: {why}", hint=hint)
+        return why, "run as root (sudo)"
+    if yama == _YAMA_CHILDREN:
+        return (
+            "the security module Yama lets a process trace its own children only (kernel.yama.ptrace_scope is 1)",
+            "run as root (sudo); sysctl kernel.yama.ptrace_scope=0 allows it to every process of the same user",
+        )
+    return "it is not dumpable: it changed its user, holds capabilities that you lack, or asked for it (prctl)", sudo
 
 
 _YAMA_CHILDREN, _YAMA_ADMINS, _YAMA_NOBODY = 1, 2, 3

@@ -6,8 +6,10 @@ What concerns memory (locked, registered with userfaultfd, pinned for devices) i
 from __future__ import annotations
 
 import os
+import time
 
 from dontneed.abi.seccomp import MODE_FILTER, MODE_NONE
+from dontneed.abi.syscalls import X86_64 as NR
 from dontneed.errors import KernelLacks, NotPermitted, ProcessGone, TargetRefused
 from dontneed.kernel import ptrace
 from dontneed.remote import filters
@@ -16,6 +18,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from dontneed.kernel.procfs import ProcessDirectory
 
+_WAITS_FOR_VFORK = frozenset({NR.VFORK, NR.CLONE, NR.CLONE3})
+"""No thread sleeps in one of these for another reason."""
+_GLANCE_SECONDS = 0.001
 _ELF_64 = b"\x7fELF\x02"
 _ENDED = (b"Z", b"X")
 _LOOK = "`dontneed look` and `dontneed plan` work on it all the same"
@@ -45,13 +50,7 @@ def before_stop(process: ProcessDirectory) -> None:
             msg,
             hint="there is nothing to give back",
         )
-    tracer = int(status.get(b"TracerPid", b"0"))
-    if tracer:
-        msg = f"process {process.pid} is traced by process {tracer}{_called(tracer)}, and nobody can be traced twice"
-        raise TargetRefused(
-            msg,
-            hint="end or detach that debugger, and try again",
-        )
+    _require_untraced(process.pid, status)
     _require_64_bit(process)
 
 
@@ -112,15 +111,49 @@ def read_words(process: ProcessDirectory, name: str) -> dict[bytes, bytes]:
     return {key: value.strip() for key, colon, value in (line.partition(b":") for line in lines) if colon}
 
 
-def of_seize(process: ProcessDirectory, error: OSError) -> Exception:
-    """What a refusal to trace means: who traces it already, or which right is missing."""
+def of_seize(process: ProcessDirectory, thread: int, error: OSError) -> Exception:
+    """What a refusal to trace a thread means: who traces it already, or which right is missing."""
     if isinstance(error, PermissionError):
         try:
-            before_stop(process)
-        except (TargetRefused, NotPermitted, ProcessGone) as found:
+            _require_untraced(thread, read_words(process, f"task/{thread}/status"))
+        except (TargetRefused, ProcessGone) as found:
             return found
         return ptrace.why_not_permitted(process)
     return KernelLacks(f"ptrace does not work here: {error.strerror}", hint="PTRACE_SEIZE is there since Linux 3.4")
+
+
+def await_end_of_vfork(process: ProcessDirectory, thread: int, word: bytes, deadline: float) -> None:
+    """Wait, as long as a thread waits for a child that it has made by vfork: it cannot be stopped meanwhile.
+
+    Args:
+        process: whose thread.
+        thread: its id.
+        word: the first of /proc/PID/task/TID/syscall.
+        deadline: until when to wait.
+    Raises:
+        TargetRefused: it waited still.
+        ProcessGone, NotPermitted, KernelLacks: as `ProcessDirectory.read`.
+    """
+    while word.isdigit() and int(word) in _WAITS_FOR_VFORK:
+        if time.monotonic() >= deadline:
+            msg = (
+                f"thread {thread} waits for a child that it has made by vfork, and cannot be stopped until that goes on"
+            )
+            raise TargetRefused(msg, hint="try again later; starting a program takes a moment as a rule")
+        time.sleep(_GLANCE_SECONDS)
+        word = read_call(process, thread)
+
+
+def read_call(process: ProcessDirectory, thread: int) -> bytes:
+    """The number of the system call that a thread sleeps in, as text; `running` if it does not sleep."""
+    return process.read(f"task/{thread}/syscall").partition(b" ")[0]
+
+
+def _require_untraced(thread: int, status: dict[bytes, bytes]) -> None:
+    tracer = int(status.get(b"TracerPid", b"0"))
+    if tracer:
+        msg = f"process {thread} is traced by process {tracer}{_called(tracer)}, and nobody can be traced twice"
+        raise TargetRefused(msg, hint="end or detach that debugger, and try again")
 
 
 def _require_own_proc() -> None:
@@ -139,6 +172,8 @@ def _require_own_proc() -> None:
 def _require_64_bit(process: ProcessDirectory) -> None:
     try:
         fd = process.open("exe")
+    except NotPermitted:
+        raise ptrace.why_not_permitted(process) from None
     except KernelLacks:  # it has no program for a moment: it exchanges it, or ends
         msg = f"process {process.pid} is starting another program, or ending"
         raise TargetRefused(msg, hint="try again") from None

@@ -132,7 +132,7 @@ class Stop:
 
     def _stop_all(self, deadline: float) -> None:
         while new := [thread for thread in self._listed() if thread not in self._seized | self._ended]:
-            seized = [thread for thread in self._sensitive_first(new) if self._seize(thread)]
+            seized = [thread for thread in self._in_order(new, deadline) if self._seize(thread)]
             self._begun = self._begun or time.perf_counter()
             for thread in seized:
                 self._interrupt(thread)
@@ -145,18 +145,20 @@ class Stop:
             msg = f"process {self.pid}, or the thread that was wanted of it, has ended"
             raise ProcessGone(msg)
 
-    def _sensitive_first(self, threads: list[int]) -> list[int]:
-        """Those that an ignored signal could disturb, as far as can be seen; the main thread last."""
-        if len(threads) == 1:
-            return threads
-        return sorted(threads, key=lambda thread: (not self._is_sensitive(thread), thread == self.pid))
+    def _in_order(self, threads: list[int], deadline: float) -> list[int]:
+        """Those first that an ignored signal could disturb, as far as can be seen; the main thread last."""
+        calls = {thread: self._call_of(thread, deadline) for thread in threads}
+        return sorted(threads, key=lambda thread: (calls[thread] not in restart.RETURNS_EINTR, thread == self.pid))
 
-    def _is_sensitive(self, thread: int) -> bool:
+    def _call_of(self, thread: int, deadline: float) -> int | None:
+        """Which system call a thread sleeps in."""
         try:
-            word, _, _ = self.process.read(f"task/{thread}/syscall").partition(b" ")
+            word = refusals.read_call(self.process, thread)
+            if self._begun is None:
+                refusals.await_end_of_vfork(self.process, thread, word, deadline)
         except (ProcessGone, NotPermitted, KernelLacks):  # it only is of help; seizing tells what is wrong
-            return False
-        return word.isdigit() and int(word) in restart.RETURNS_EINTR
+            return None
+        return int(word) if word.isdigit() else None
 
     def _listed(self) -> list[int]:
         return self.process.threads() if self._only is None else self._only
@@ -172,7 +174,7 @@ class Stop:
             if self._has_ended(thread):  # a main thread that ended before the others stays in the list
                 self._ended.add(thread)
                 return False
-            raise refusals.of_seize(self.process, error) from None
+            raise refusals.of_seize(self.process, thread, error) from None
         self._seized.add(thread)
         return True
 
