@@ -43,14 +43,15 @@ FEW_MODULES = ("test_dict", "test_deque", "test_struct", "test_textwrap")
 def interpreters():
     """Paths by version."""
     found = subprocess.run(["sh", FINDER], capture_output=True, text=True, check=True).stdout.split()
-    by_version = {_version_of(path): path for path in found}
+    by_version = {version_of(path): path for path in found}
     newest = os.environ.get("DONTNEED_PYTHON_3_14", "python3.14")
-    if _version_of(newest) == "3.14":
+    if version_of(newest) == "3.14":
         by_version["3.14"] = newest
     return by_version
 
 
-def _version_of(path):
+def version_of(path):
+    """As 3.12; nothing if it is no Python, or is not there."""
     try:
         said = subprocess.run(
             [path, "-c", "import sys; print(sys.version)"], capture_output=True, text=True, check=True

@@ -29,6 +29,7 @@ from .python_target import (
     released,
     running,
     surveyed,
+    version_of,
 )
 from .python_target import TARGETS as TARGET_FILES
 
@@ -59,6 +60,24 @@ def test_most_of_what_small_objects_left_behind_goes(version, how):
         whole, survivors = target.numbers()
         assert whole == survivors > 0
         target.ended_well()
+
+
+@pytest.mark.needs_command("/usr/bin/python3")
+def test_a_program_with_cpython_inside_is_no_different():
+    """Debian links it into the program, stripped of all but what is exported."""
+    if version_of("/usr/bin/python3") not in VERSIONS:
+        pytest.skip("needs a /usr/bin/python3 of a supported version")
+    target = PythonTarget("/usr/bin/python3", TARGET_FILES / "pools_left.py", OBJECTS, "random")
+    try:
+        for _ in range(3):
+            target.line()
+        found, given = released(target)
+        assert 0 < found.releasable_bytes <= given.advised
+        target.tell()
+        whole, survivors = target.numbers()
+        assert whole == survivors > 0
+    finally:
+        target.kill()
 
 
 def test_no_page_that_was_given_back_is_there_afterwards():
