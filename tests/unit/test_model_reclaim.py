@@ -316,6 +316,55 @@ def test_a_shared_huge_page_is_left_whole() -> None:
         assert code & YOUNG
 
 
+def huge_page_of_shared_memory() -> tuple[Mm, File]:
+    """An address space that maps a huge page of a file in memory, by one entry."""
+    system = System()
+    file = File(system, "/memfd:test", LEAF_PAGES, kind=SHMEM)
+    mm = Mm(system)
+    map_all_of(mm, file)
+    touch(mm, FIRST, FIRST + 1, write=True)
+    assert madvise(mm, FIRST << PAGE_SHIFT, LEAF_PAGES << PAGE_SHIFT, int(Advice.COLLAPSE)) == 0
+    return mm, file
+
+
+def map_all_of(mm: Mm, file: File, *, shared: bool = True) -> None:
+    """Map a file that has 512 pages."""
+    assert mmap(mm, FIRST, HUGE_LAST, vm.READ | vm.WRITE, shared=shared, file=file) == 0
+
+
+def test_a_part_of_huge_shared_memory_is_split_off_and_all_of_it_is_unmapped() -> None:
+    """COLD of four pages: none of the 512 is mapped then, and the next touch maps small ones."""
+    mm, file = huge_page_of_shared_memory()
+    make_cold(mm, mapping(mm), FIRST, LAST)
+    assert (mm.resident[SHMEM], file.huge, len(file.cache)) == (0, set(), LEAF_PAGES)
+    touch(mm, FIRST, FIRST + 1, write=True)
+    assert mm.resident[SHMEM] == 1
+
+
+def test_huge_shared_memory_that_small_entries_map_is_split_as_well() -> None:
+    """COLD of one page, on 6.18, unmapped the others that a read had mapped around it, and a private copy stayed."""
+    mm, file = huge_page_of_shared_memory()
+    munmap(mm, FIRST, HUGE_LAST)
+    map_all_of(mm, file, shared=False)
+    touch(mm, FIRST + 1, FIRST + 2, write=True)
+    touch(mm, FIRST, FIRST + 1, write=False)
+    assert mm.resident[SHMEM] == LEAF_PAGES - 1
+    make_cold(mm, mapping(mm), FIRST, FIRST + 1)
+    assert (mm.resident[SHMEM], mm.resident[ANON], file.huge) == (0, 1, set())
+
+
+def test_huge_shared_memory_that_another_process_maps_is_left_whole() -> None:
+    """Were it one page only, and in either form."""
+    mm, file = huge_page_of_shared_memory()
+    other = Mm(mm.system)
+    map_all_of(other, file)
+    for _ in range(2):
+        touch(other, FIRST, FIRST + 1, write=False)
+        make_cold(mm, mapping(mm), FIRST, LAST)
+        assert (mm.resident[SHMEM], file.huge) == (LEAF_PAGES, {0})
+        munmap(other, FIRST + 1, HUGE_LAST)
+
+
 # By version
 
 

@@ -10,10 +10,11 @@ Kernel:
 
 from __future__ import annotations
 
-from dontneed.model.entries import ANON, HUGE, KIND, LEAF_PAGES, SHMEM, YOUNG, ZERO
+from dontneed.model.entries import ANON, HUGE, KIND, LEAF_PAGES, YOUNG, ZERO
 from dontneed.model.frames import ZERO_FRAME
 from dontneed.model.huge import split
 from dontneed.model.vma import LOCKED
+from dontneed.model.zap import unmap_file_range
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from dontneed.model.frames import Frames
     from dontneed.model.mm import Mm
+    from dontneed.model.page_cache import File
     from dontneed.model.vma import Vma
 
 
@@ -33,10 +35,7 @@ def heads_of(frames: Frames, first: int, count: int) -> Iterator[tuple[int, int]
 
 
 def split_cut_folios(mm: Mm, vma: Vma, first: int, last: int) -> None:
-    """Split the huge pages that pages `[first, last)` cover in part; those that others map too stay whole.
-
-    Of shared memory no page is mapped any more then, so that nothing is left there to act on.
-    """
+    """Split the huge pages that pages `[first, last)` cover in part; those that others map too stay whole."""
     frames = mm.system.frames
     cut = [
         head
@@ -44,15 +43,52 @@ def split_cut_folios(mm: Mm, vma: Vma, first: int, last: int) -> None:
         if pages < LEAF_PAGES and not frames.is_shared(head, LEAF_PAGES)
     ]
     for start, end, code, frame in mm.table.runs(first, last):
-        if not code & HUGE or end - start == LEAF_PAGES:
-            continue
-        if code & KIND == ANON and frame & -LEAF_PAGES in cut:
+        if code & HUGE and end - start < LEAF_PAGES and code & KIND == ANON and frame & -LEAF_PAGES in cut:
             split(mm, vma, start // LEAF_PAGES)
-        elif code & KIND == SHMEM and vma.file is not None and frames.cached_map_count(frame) == 1:
-            split(mm, vma, start // LEAF_PAGES)
-            vma.file.huge.discard(vma.file_page(start & -LEAF_PAGES))
     for head in cut:
         split_for_good(mm, first, last, head)
+    if vma.file is not None and (vma.file.huge or vma.file.folios):
+        _split_cut_cached_folios(mm, vma, vma.file, first, last)
+
+
+def _split_cut_cached_folios(mm: Mm, vma: Vma, file: File, first: int, last: int) -> None:
+    """The same of shared memory, whose pages are unmapped by it, all of them: nothing is left there to act on.
+
+    Kernel:
+        mm/huge_memory.c unmap_folio(): try_to_unmap(), where anonymous pages are kept by try_to_migrate().
+    """
+    covered: dict[tuple[int, int, int], int] = {}  # by folio and page table: none is seen whole across two
+    for start, end, code, _ in mm.table.runs(first, last):
+        if code & KIND == file.kind:
+            for head, pages, part in _parts_of_folios(file, vma.file_page(start), end - start):
+                place = head, pages, start // LEAF_PAGES
+                covered[place] = covered.get(place, 0) + part
+    for (head, pages, _), part in covered.items():
+        if part < pages and file.folio_of(head) == (head, pages) and not _do_others_map(mm, file, head, pages):
+            unmap_file_range(file, head, head + pages)
+            file.forget_folio(head)
+
+
+def _parts_of_folios(file: File, first: int, count: int) -> Iterator[tuple[int, int, int]]:
+    """The folios that `count` pages of a file lie in: first page and size of each, and how many of these it has."""
+    page, last = first, first + count
+    while page < last:
+        head, pages = file.folio_of(page)
+        end = min(head + pages, last)
+        yield head, pages, end - page
+        page = end
+
+
+def _do_others_map(mm: Mm, file: File, first: int, count: int) -> bool:
+    """Whether another process maps some of these pages of a file (folio_maybe_mapped_shared)."""
+    ours = 0
+    for vma in mm.vmas:
+        if vma.file is file:
+            start, end = (vma.first + page - vma.offset for page in (first, first + count))
+            runs = mm.table.runs(max(start, vma.first), min(end, vma.last))
+            ours += sum(end - start for start, end, code, _ in runs if code & KIND == file.kind)
+    mapped = mm.system.frames.cached_map_count
+    return sum(mapped(file.cache[page]) for page in range(first, first + count)) > ours
 
 
 def split_for_good(mm: Mm, first: int, last: int, head: int) -> None:
