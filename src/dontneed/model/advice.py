@@ -23,7 +23,7 @@ from dontneed.model.mm import PAGE_SHIFT
 from dontneed.model.nonlinear import discard_nonlinear
 from dontneed.model.page_cache import REGULAR, SECRET
 from dontneed.model.pageout import make_cold, page_out, will_need
-from dontneed.model.zap import GUARDS, zap
+from dontneed.model.zap import GUARDS, punch, zap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def _remove(mm: Mm, vma: Vma, first: int, last: int) -> int:
         return EOPNOTSUPP if file.nature == SECRET else ENODEV
     if not behaviour.remove_by_hole and not file.in_memory:
         return ENOSYS
-    file.punch(vma.file_page(first), vma.file_page(last - 1) + 1)
+    punch(file, vma.file_page(first), vma.file_page(last - 1) + 1)
     return 0
 
 

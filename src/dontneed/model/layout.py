@@ -12,7 +12,7 @@ from dontneed.model import vma as vm
 from dontneed.model.entries import FILE, PFN, YOUNG
 from dontneed.model.faults import touch
 from dontneed.model.frames import KERNEL_FRAME
-from dontneed.model.mappings import mmap, mprotect
+from dontneed.model.mappings import MMAP_TOP, mmap, mprotect
 from dontneed.model.mm import PAGE_SHIFT, Mm
 from dontneed.model.page_cache import KERNELS
 from dontneed.model.vma import EXEC, READ, WRITE
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from dontneed.model.page_cache import File
     from dontneed.model.system import System
     from dontneed.model.versions import Behaviour
-
-MMAP_TOP = 0x7_FFFF_7FFF
-"""Below here mmap looks for room, from the top down: 128 MiB are left to the stack."""
 
 _PROGRAM_FIRST = 0x5_5555_5554
 _STACK_TOP = 0x7_FFFF_FFFF
@@ -83,25 +80,6 @@ def load(mm: Mm, program: Program) -> None:
     mmap(mm, _STACK_TOP - _STACK_PAGES, _STACK_TOP, READ | WRITE, flags=vm.GROWS_DOWN, name="[stack]")
     touch(mm, _STACK_TOP - _STACK_USED_PAGES, _STACK_TOP, write=True)
     mm.minor_faults = mm.major_faults = 0
-
-
-def find_gap(mm: Mm, pages: int, *, align: int = 1) -> int:
-    """The highest place below `MMAP_TOP` where nothing is mapped; where the first of so many pages would lie, or 0.
-
-    Args:
-        mm: where.
-        pages: how many are wanted.
-        align: a power of two that the first page is a multiple of.
-    """
-    top = MMAP_TOP
-    while True:
-        below = mm.vmas.before(top)
-        first = (top - pages) & -align
-        if first <= 0:
-            return 0
-        if below is None or below.last <= first:
-            return first
-        top = min(top, below.first)
 
 
 def _file(system: System, name: str, segments: _Segments) -> File:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from dontneed.model.mm import Mm
     from dontneed.model.page_cache import File
 
+MMAP_TOP = 0x7_FFFF_7FFF
+"""Below here mmap looks for room, from the top down: 128 MiB are left to the stack."""
+
 _MAY = vm.MAY_READ | vm.MAY_WRITE | vm.MAY_EXEC
 _CHARGED = vm.ACCOUNT | vm.WRITE | vm.HUGETLB | vm.SHARED | vm.NO_RESERVE
 
@@ -73,6 +76,25 @@ def mmap(
     if vma.flags & vm.LOCKED:
         populate(mm, first, last)
     return 0
+
+
+def find_gap(mm: Mm, pages: int, *, align: int = 1) -> int:
+    """The highest place below `MMAP_TOP` where nothing is mapped; where the first of so many pages would lie, or 0.
+
+    Args:
+        mm: where.
+        pages: how many are wanted.
+        align: a power of two that the first page is a multiple of.
+    """
+    top = MMAP_TOP
+    while True:
+        below = mm.vmas.before(top)
+        first = (top - pages) & -align
+        if first <= 0:
+            return 0
+        if below is None or below.last <= first:
+            return first
+        top = min(top, below.first)
 
 
 def _refused_place(mm: Mm, first: int, last: int, flags: int) -> int:

@@ -17,10 +17,9 @@ from __future__ import annotations
 
 from dontneed.abi.advice import Advice
 from dontneed.abi.errnos import EAGAIN, EINVAL
-from dontneed.model import layout
 from dontneed.model.advice import madvise
 from dontneed.model.faults import SIGSEGV, touch
-from dontneed.model.mappings import mmap, mprotect, munmap
+from dontneed.model.mappings import find_gap, mmap, mprotect, munmap
 from dontneed.model.mm import PAGE_SHIFT
 from dontneed.model.vma import NO_HUGE_PAGE, READ, WRITE
 
@@ -107,7 +106,7 @@ class Stacks:
         self.cache: list[Stack] = []
         tuned = cache_bytes if libc.cache_is_tunable else None
         self._most_pages = (libc.cache_bytes if tuned is None else tuned) >> PAGE_SHIFT
-        self._place = place or (lambda pages: layout.find_gap(mm, pages))
+        self._place = place or (lambda pages: find_gap(mm, pages))
         self._by_advice = libc.guards_by_advice
 
     @property

@@ -153,24 +153,12 @@ class File:
         self.active.discard(frame)
         self.system.frames.release(frame)
 
-    def punch(self, first: int, last: int) -> None:
-        """Punch a hole: unmap its pages in every process, and forget them; they read as zeros."""
-        from dontneed.model import hugetlb
-        from dontneed.model.zap import release_slots, unmap_file_range  # a fault needs files, and a hole needs the zap
-
-        if self.kind == HUGETLB:
-            hugetlb.punch(self, first, last)
-            return
-        unmap_file_range(self, first, last)
-        for head, pages in self._cut_folios(first, last):
-            unmap_file_range(self, head, head + pages)  # who splits it needs it for himself
-        for page in range(first, min(last, self.pages)):
-            if page in self.cache:
-                self.drop(page)
-            slot = self.swapped.pop(page, None)
-            if slot is not None:
-                release_slots(self.system, slot, 1)
-            self._disk.pop(page, None)
+    def forget(self, page: int) -> int | None:
+        """Forget a page that nobody maps, as if it had never been written; the slot that it had in swap."""
+        if page in self.cache:
+            self.drop(page)
+        self._disk.pop(page, None)
+        return self.swapped.pop(page, None)
 
     def folio_of(self, page: int) -> tuple[int, int]:
         """The folio that holds a page of the file: its first page, and how many it has."""
@@ -189,7 +177,7 @@ class File:
         self.huge.discard(head)
         self.folios.pop(head, None)
 
-    def _cut_folios(self, first: int, last: int) -> list[tuple[int, int]]:
+    def cut_folios(self, first: int, last: int) -> list[tuple[int, int]]:
         """Split the folios that a hole cuts, at its ends; where they were."""
         cut = []
         for page in (first, last - 1):

@@ -96,7 +96,7 @@ class Process:
         pages = -(-length // (unit << PAGE_SHIFT)) * unit
         if not length or offset & _WITHIN_PAGE or (address or 0) & _WITHIN_PAGE:
             return -EINVAL
-        first = layout.find_gap(self.mm, pages, align=unit) if address is None else address >> PAGE_SHIFT
+        first = mappings.find_gap(self.mm, pages, align=unit) if address is None else address >> PAGE_SHIFT
         if not first or first + pages > self.mm.top:
             return -ENOMEM
         if shared and file is None and not flags & vm.HUGETLB:

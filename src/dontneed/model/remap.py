@@ -16,11 +16,11 @@ Kernel:
 from __future__ import annotations
 
 from dontneed.abi.errnos import EFAULT, EINVAL, ENOMEM, EPERM
-from dontneed.model import hugetlb, layout
+from dontneed.model import hugetlb
 from dontneed.model import vma as vm
 from dontneed.model.entries import LEAF_PAGES
 from dontneed.model.huge import split_at
-from dontneed.model.mappings import munmap, populate, set_flags
+from dontneed.model.mappings import find_gap, munmap, populate, set_flags
 from dontneed.model.mm import PAGE_SHIFT, TOP
 from dontneed.records import Record
 
@@ -94,7 +94,7 @@ def mremap(
     remap = _Remap(first, pages, new_pages, flags, new_first or 0)
     if refused := _check_words(mm, remap):
         return refused, 0
-    find_room = place or (lambda wanted: layout.find_gap(mm, wanted))
+    find_room = place or (lambda wanted: find_gap(mm, wanted))
     if mm.system.behaviour.remap_many and flags & FIXED and pages == new_pages:
         return _move_each(mm, remap, find_room)
     return _remap_one(mm, remap, find_room)

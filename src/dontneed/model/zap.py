@@ -12,6 +12,7 @@ from dontneed.model.entries import (
     ANON,
     FILE,
     GUARD,
+    HUGETLB,
     KIND,
     MIGRATION,
     POISON,
@@ -22,7 +23,7 @@ from dontneed.model.frames import FIRST_HUGE_FRAME
 from dontneed.model.huge import split_at
 from dontneed.model.page_cache import note_use
 from dontneed.model.swap_in import free_swap
-from dontneed.model.vma import HUGETLB
+from dontneed.model.vma import HUGETLB as VM_HUGETLB
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def zap(mm: Mm, vma: Vma, first: int, last: int, *, keep: frozenset[int] = NOTHI
     if path is not None:
         path.zapping(mm, vma, first, last, keep)
     emptied: list[int] = []
-    if vma.flags & HUGETLB:
+    if vma.flags & VM_HUGETLB:
         hugetlb.unmap(mm, vma, first, last)
     else:
         split_at(mm, vma, first)
@@ -78,6 +79,20 @@ def unmap_file_range(file: File, first: int, last: int) -> None:
                 end = min(vma.last, vma.first + last - vma.offset)
                 if start < end:
                     zap(mm, vma, start, end, keep=PRIVATE_COPIES)
+
+
+def punch(file: File, first: int, last: int) -> None:
+    """Punch a hole into a file: unmap its pages in every process, and forget them; they read as zeros."""
+    if file.kind == HUGETLB:
+        hugetlb.punch(file, first, last)
+        return
+    unmap_file_range(file, first, last)
+    for head, pages in file.cut_folios(first, last):
+        unmap_file_range(file, head, head + pages)  # who splits it needs it for himself
+    for page in range(first, min(last, file.pages)):
+        slot = file.forget(page)
+        if slot is not None:
+            release_slots(file.system, slot, 1)
 
 
 def unmap_anonymous(system: System, first: int, count: int) -> None:
