@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 from differential import records
 from differential.sequences import CONTENTS, COUNTERS, FAULTS, FRAMES, MAPPINGS, SMAPS
 from dontneed.abi import pagemap as abi
-from dontneed.model import pagemap, procfs
-from dontneed.model import vma as vm
-from dontneed.model.entries import ANON, FILE, GUARD, HUGE, HUGETLB, KIND, LEAF_PAGES, SHMEM, SWAP, ZERO
-from dontneed.model.faults import SIGSEGV, may_access
-from dontneed.model.hugetlb import is_file_frame
-from dontneed.model.smaps_counts import count_pages
+from dontneed.model.paging.faults import SIGSEGV, may_access
+from dontneed.model.paging.hugetlb import is_file_frame
+from dontneed.model.space import vma as vm
+from dontneed.model.space.entries import ANON, FILE, GUARD, HUGE, HUGETLB, KIND, LEAF_PAGES, SHMEM, SWAP, ZERO
+from dontneed.model.views import pagemap, procfs
+from dontneed.model.views.smaps_counts import count_pages
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

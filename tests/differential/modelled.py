@@ -8,11 +8,11 @@ from differential import sequences as seq
 from differential.describe import Witness, encode_runs
 from differential.environment import POOL_PAGES
 from differential.records import HEAD, LAST, SIGNALLED
-from dontneed.model import hugetlb
-from dontneed.model import vma as vm
-from dontneed.model.entries import HUGETLB, KIND, LEAF_PAGES, SHMEM, ZERO
-from dontneed.model.faults import SIGSEGV, may_access, touch
+from dontneed.model.paging import hugetlb
+from dontneed.model.paging.faults import SIGSEGV, may_access, touch
 from dontneed.model.process import Process
+from dontneed.model.space import vma as vm
+from dontneed.model.space.entries import HUGETLB, KIND, LEAF_PAGES, SHMEM, ZERO
 from dontneed.model.system import System
 from dontneed.units import HUGE_PAGE_BYTES, PAGE_BYTES
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from differential.sequences import Operation, Sequence
-    from dontneed.model.page_cache import File
+    from dontneed.model.memory.page_cache import File
 
 ADDRESSES = 1 << 64
 FIRST_FILE_BYTE = 0x40

@@ -7,16 +7,16 @@ from errno import EBADF
 import pytest
 
 from dontneed.abi.advice import Advice
-from dontneed.model import vma as vm
-from dontneed.model.advice import madvise
-from dontneed.model.entries import ANON, DIRTY, FILE, GUARD, HUGE, KIND, LEAF_PAGES, SHMEM, SWAP, YOUNG, ZERO
-from dontneed.model.faults import touch
-from dontneed.model.fork import fork
-from dontneed.model.lazy import free_lazily
-from dontneed.model.mappings import mmap, munmap
-from dontneed.model.mm import PAGE_SHIFT, Mm
-from dontneed.model.page_cache import File
-from dontneed.model.pageout import make_cold, page_out, will_need
+from dontneed.model.calls.advice import madvise
+from dontneed.model.calls.fork import fork
+from dontneed.model.calls.mappings import mmap, munmap
+from dontneed.model.memory.page_cache import File
+from dontneed.model.paging.faults import touch
+from dontneed.model.paging.lazy import free_lazily
+from dontneed.model.paging.pageout import make_cold, page_out, will_need
+from dontneed.model.space import vma as vm
+from dontneed.model.space.entries import ANON, DIRTY, FILE, GUARD, HUGE, KIND, LEAF_PAGES, SHMEM, SWAP, YOUNG, ZERO
+from dontneed.model.space.mm import PAGE_SHIFT, Mm
 from dontneed.model.system import System
 
 FIRST = 0x7F0000000

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from dontneed.model import vma as vm
-from dontneed.model.entries import ANON, DIRTY, KIND, SHMEM, SWAP, WRITE
-from dontneed.model.faults import touch
-from dontneed.model.fork import fork
-from dontneed.model.mappings import mmap, munmap
-from dontneed.model.mm import Mm
-from dontneed.model.page_cache import File
-from dontneed.model.pageout import page_out, will_need
+from dontneed.model.calls.fork import fork
+from dontneed.model.calls.mappings import mmap, munmap
+from dontneed.model.memory.page_cache import File
+from dontneed.model.paging.faults import touch
+from dontneed.model.paging.pageout import page_out, will_need
+from dontneed.model.paging.zap import punch, zap
+from dontneed.model.space import vma as vm
+from dontneed.model.space.entries import ANON, DIRTY, KIND, SHMEM, SWAP, WRITE
+from dontneed.model.space.mm import Mm
 from dontneed.model.system import System
-from dontneed.model.zap import punch, zap
 
 FIRST = 0x7F0000000
 PAGES = 4
