@@ -322,6 +322,22 @@ def test_a_hole_in_a_huge_page_of_a_file_makes_its_pages_small():
     assert kinds(mm) == "-1 S15 -496"
 
 
+@pytest.mark.parametrize("guarded", [False, True])
+def test_collapse_leaves_the_page_tables_of_mappings_that_may_hold_guards(guarded):
+    """A table that is empty then is freed in every process, but not where a guard was once."""
+    mm, file = shared_memory()
+    other = Mm(mm.system)
+    map_file(other, file)
+    if guarded:
+        advise(other, BASE + SLOT, 1, Advice.GUARD_INSTALL)
+        munmap(other, BASE + SLOT, BASE + SLOTS * SLOT)
+    write(other, BASE)
+    assert advise(mm, BASE, SLOT, Advice.COLLAPSE) == 0
+    assert tables(other) == guarded
+    read(other, BASE)
+    assert is_huge(other) == (not guarded)
+
+
 def test_a_private_copy_hinders_the_collapse_of_a_file():
     """The copy stays."""
     mm, file = shared_memory()

@@ -11,13 +11,14 @@ from dontneed.model.calls.advice import madvise
 from dontneed.model.calls.fork import fork
 from dontneed.model.calls.mappings import mmap, munmap
 from dontneed.model.memory.page_cache import File
-from dontneed.model.paging.faults import touch
+from dontneed.model.paging.faults import get_pages, touch
 from dontneed.model.paging.lazy import free_lazily
 from dontneed.model.paging.pageout import make_cold, page_out, will_need
 from dontneed.model.space import vma as vm
 from dontneed.model.space.entries import ANON, DIRTY, FILE, GUARD, HUGE, KIND, LEAF_PAGES, SHMEM, SWAP, YOUNG, ZERO
 from dontneed.model.space.mm import PAGE_SHIFT, Mm
 from dontneed.model.system import System
+from dontneed.model.views.smaps_counts import count_pages
 
 FIRST = 0x7F0000000
 PAGES = 4
@@ -314,6 +315,41 @@ def test_a_shared_huge_page_is_left_whole() -> None:
         code = mm.table.get(FIRST)[0]
         assert code & HUGE
         assert code & YOUNG
+
+
+def test_a_huge_page_that_is_split_leaves_dirty_frames_whatever_their_entries_say() -> None:
+    """One written part made the whole dirty: so FREE leaves what a child shares as it is, dirty."""
+    mm = huge_page()
+    free_lazily(mm, mapping(mm), FIRST, HUGE_LAST)
+    munmap(mm, LAST, LAST + 1)
+    touch(mm, FIRST, FIRST + 1, write=True)
+    make_cold(mm, mapping(mm), FIRST, LAST)
+    head = mm.table.get(FIRST)[1]
+    assert mm.system.frames.folio_of(head) is None
+    assert mm.system.frames.dirty == {*range(head, head + LEAF_PAGES)} - {head + PAGES}
+    child = fork(mm)
+    free_lazily(child, mapping(child), FIRST, FIRST + 2)
+    assert mm.table.get(FIRST)[0] & DIRTY
+    assert dict(count_pages(child, mapping(child)).all)["Shared_Dirty"] == PAGES << PAGE_SHIFT
+
+
+def test_a_huge_page_is_freed_lazily_beside_frames_that_are_dirty() -> None:
+    """Its one entry changes once, not page by page."""
+    mm = huge_page()
+    mm.system.frames.make_dirty(mm.system.frames.allocate(1), 1)
+    free_lazily(mm, mapping(mm), FIRST, HUGE_LAST)
+    assert not mm.table.get(FIRST)[0] & DIRTY
+    assert lazy_pages(mm) == PAGES
+
+
+def test_a_part_that_the_kernel_writes_to_makes_all_of_a_huge_page_dirty() -> None:
+    """POPULATE_WRITE of one clean part: there is one dirty flag for the whole."""
+    mm = huge_page()
+    free_lazily(mm, mapping(mm), FIRST, HUGE_LAST)
+    munmap(mm, LAST, LAST + 1)
+    head = mm.table.get(FIRST)[1]
+    get_pages(mm, mapping(mm), FIRST, FIRST + 1, write=True)
+    assert mm.system.frames.dirty == {*range(head, head + LEAF_PAGES)}
 
 
 def huge_page_of_shared_memory() -> tuple[Mm, File]:

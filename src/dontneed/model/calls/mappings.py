@@ -10,6 +10,7 @@ from dontneed.abi.errnos import EACCES, EINVAL, ENOMEM, EPERM
 from dontneed.model.memory.page_cache import RING, SECRET
 from dontneed.model.paging import hugetlb
 from dontneed.model.paging.faults import get_pages
+from dontneed.model.paging.folios import even_out
 from dontneed.model.paging.huge import split_at
 from dontneed.model.paging.zap import zap
 from dontneed.model.space import vma as vm
@@ -268,6 +269,8 @@ def _protect(mm: Mm, vma: Vma, first: int, last: int, access: int) -> None:
     changed = set_flags(mm, vma, first, last, flags)
     if changed is None:
         return
+    if mm.system.behaviour.protects_parts_together and mm.system.frames.has_huge:
+        even_out(mm, first, last)
     if before & vm.WRITE and not access & vm.WRITE:
         split_at(mm, changed, first)
         split_at(mm, changed, last)

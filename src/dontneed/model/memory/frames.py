@@ -123,6 +123,13 @@ class Frames:
         """Note that an anonymous frame is its only mapper's alone."""
         self._shared.pop(frame, None)
 
+    def make_dirty(self, first: int, count: int) -> None:
+        """Note that anonymous frames are dirty; a huge page is as a whole (folio_mark_dirty)."""
+        self.dirty.update(range(first, first + count))
+        for head in range(first & -LEAF_PAGES, first + count if self._folios else 0, LEAF_PAGES):
+            if head in self._folios:
+                self.dirty.update(range(head, head + LEAF_PAGES))
+
     def drain(self) -> None:
         """Put the fresh frames that wait on the list by which they age (lru_add_drain())."""
         self._first_waiting = self._next
@@ -161,6 +168,11 @@ class Frames:
         self.in_use -= 1
 
     # Huge pages
+
+    @property
+    def has_huge(self) -> bool:
+        """Whether there is a huge page of anonymous memory, in one piece or in parts."""
+        return bool(self._folios)
 
     def folio_of(self, frame: int) -> int | None:
         """The first frame of the huge page that `frame` is a part of."""

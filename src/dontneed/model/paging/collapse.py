@@ -16,7 +16,7 @@ from dontneed.model.memory.swap_in import swap_in
 from dontneed.model.paging import huge
 from dontneed.model.paging.zap import unmap_anonymous, unmap_file_range
 from dontneed.model.space.entries import ANON, HUGE, KIND, LEAF_PAGES, PRESENT, SHMEM, SWAP, WRITE, YOUNG, ZERO
-from dontneed.model.space.vma import DROPPABLE, HUGETLB, NO_HUGE_PAGE, SPECIAL
+from dontneed.model.space.vma import DROPPABLE, HUGETLB, MAYBE_GUARD, NO_HUGE_PAGE, SPECIAL
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -192,9 +192,15 @@ def _make_huge(file: File, head: int) -> bool:
 
 
 def _retract_tables(file: File, head: int) -> None:
-    """Free the page tables that are empty now, in every process, so that its next touch maps the huge page whole."""
+    """Free the page tables that are empty now, in every process, so that its next touch maps the huge page whole.
+
+    Kernel:
+        mm/khugepaged.c retract_page_tables(): not of mappings with copies of their own, or that may hold guards.
+    """
     for mm in file.mappers:
         for vma in mm.vmas:
+            if vma.file is not file or vma.anon_vma or vma.flags & MAYBE_GUARD:
+                continue
             slot = (vma.first + head - vma.offset) // LEAF_PAGES
-            if vma.file is file and not vma.anon_vma and huge.covers(vma, slot) and mm.table.leaves.get(slot) == ():
+            if huge.covers(vma, slot) and mm.table.leaves.get(slot) == ():
                 mm.table.drop_leaf(slot)

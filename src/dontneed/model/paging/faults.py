@@ -114,9 +114,10 @@ def get_pages(mm: Mm, vma: Vma, first: int, last: int, *, write: bool) -> int:
             if signal := fault_in(mm, vma, start, end, write=True):
                 return signal
         elif not code & DIRTY:
-            holder = mm.system.frames if code & KIND == ANON else vma.file
-            if holder is not None:
-                holder.dirty.update(range(value, value + end - start))
+            if code & KIND == ANON:
+                mm.system.frames.make_dirty(value, end - start)
+            elif vma.file is not None:
+                vma.file.dirty.update(range(value, value + end - start))
     return 0
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dontneed.model.memory.frames import ZERO_FRAME
 from dontneed.model.paging.huge import split
 from dontneed.model.paging.zap import unmap_file_range
-from dontneed.model.space.entries import ANON, HUGE, KIND, LEAF_PAGES, YOUNG, ZERO
+from dontneed.model.space.entries import ANON, DIRTY, HUGE, KIND, LEAF_PAGES, WRITE, YOUNG, ZERO
 from dontneed.model.space.vma import LOCKED
 
 TYPE_CHECKING = False
@@ -95,42 +95,80 @@ def split_for_good(mm: Mm, first: int, last: int, head: int) -> None:
     """Make ordinary frames of a huge page that pages `[first, last)` map a part of.
 
     Kernel:
+        mm/rmap.c try_to_migrate_one(): one dirty entry makes the whole page dirty, and so each of its frames then.
         mm/migrate.c try_to_map_unused_to_zeropage(): since 6.12 the zero page takes the place of those that are zero.
     """
     frames = mm.system.frames
+    entries = list(_entries_of(mm, first - LEAF_PAGES, last + LEAF_PAGES, head))
+    if sum(len(parts) for *_, parts in entries) < frames.mapped_of_folio(head):
+        entries = list(_entries_of(mm, 0, mm.top, head))
+    if any(code & DIRTY for _, code, *_ in entries):
+        frames.make_dirty(head, LEAF_PAGES)
     if mm.system.behaviour.split_finds_zeros:
-        left = _free_zeros(mm, first - LEAF_PAGES, last + LEAF_PAGES, head)
-        if left:
-            _free_zeros(mm, 0, mm.top, head)
+        for vma, _, offset, parts in entries:
+            if not vma.flags & LOCKED:
+                _free_zeros_of(mm, offset, parts)
     if frames.folio_of(head) is not None:
         frames.split_folio(head)
 
 
-def _free_zeros(mm: Mm, first: int, last: int, head: int) -> int:
-    """Map the zero page in place of the parts of a huge page that hold zeros; how many of its parts were not found."""
-    frames = mm.system.frames
-    left = frames.mapped_of_folio(head)
+def _entries_of(mm: Mm, first: int, last: int, head: int) -> Iterator[tuple[Vma, int, int, range]]:
+    """The entries within some pages that map parts of a huge page.
+
+    Yields:
+        The mapping, the code, and the frames that are mapped in a row: each at its own number and an offset.
+    """
     for vma in mm.vmas.within(max(first, 0), last):
         if not vma.anon_vma:
             continue
         for start, end, code, frame in mm.table.runs(max(vma.first, first), min(vma.last, last)):
             parts = range(max(frame, head), min(frame + end - start, head + LEAF_PAGES))
-            if code & KIND != ANON or not parts:
-                continue
-            left -= len(parts)
-            if not vma.flags & LOCKED:
-                _free_zeros_of(mm, start - frame, parts)
-    return left
+            if code & KIND == ANON and parts:
+                yield vma, code, start - frame, parts
 
 
 def _free_zeros_of(mm: Mm, offset: int, parts: range) -> None:
-    """The same of parts that are mapped in a row: each at its own number and `offset`."""
+    """Map the zero page in place of those parts of a huge page that hold zeros."""
     frames = mm.system.frames
     for part in parts:
         if not frames.load(part):
             mm.table.put(part + offset, part + offset + 1, ZERO | YOUNG, ZERO_FRAME)
             mm.resident[ANON] -= 1
             frames.unmap(part, 1)
+
+
+def even_out(mm: Mm, first: int, last: int) -> None:
+    """Have parts of a huge page that lie in a row be dirty and young alike: as one of them is.
+
+    Kernel:
+        mm/mprotect.c mprotect_folio_pte_batch(), modify_prot_start_ptes(): entries side by side are changed as one if
+        they are all writable, or all are not.
+    """
+    for row in _rows(mm, first, last):
+        used = 0
+        for _, _, code in row:
+            used |= code & (DIRTY | YOUNG)
+        if len(row) > 1:
+            mm.table.recode(row[0][0], row[-1][1], 0, used)
+
+
+def _rows(mm: Mm, first: int, last: int) -> Iterator[list[tuple[int, int, int]]]:
+    """The small entries in a range that map parts of huge pages, by row: pages `[start, end)` with one code."""
+    row: list[tuple[int, int, int]] = []
+    follows: tuple[int, int, int] | None = None
+    for start, end, code, frame in mm.table.runs(first, last):
+        if code & (KIND | HUGE) != ANON:
+            continue
+        for head, pages in heads_of(mm.system.frames, frame, end - start):
+            part = max(frame, head)
+            page = start + part - frame
+            if row and (page % LEAF_PAGES == 0 or (page, part, code & WRITE) != follows or part == head):
+                yield row
+                row = []
+            row.append((page, page + pages, code))
+            follows = page + pages, part + pages, code & WRITE
+    if row:
+        yield row
 
 
 def shared_folios(mm: Mm, first: int, last: int) -> set[int]:

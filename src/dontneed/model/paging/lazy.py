@@ -53,10 +53,14 @@ def _mark(mm: Mm, first: int, last: int, frame: int) -> None:
         mm.table.recode(first, last, YOUNG | DIRTY, kinds=_ANONYMOUS)
         system.frames.lazy.update(range(frame, frame + pages))
         return
-    for offset in range(pages):
-        if _clean(system, frame + offset):
-            mm.table.recode(first + offset, first + offset + 1, YOUNG | DIRTY, kinds=_ANONYMOUS)
-            system.frames.lazy.add(frame + offset)
+    cleaned = [each for each in range(frame, frame + pages) if _clean(system, each)]
+    system.frames.lazy.update(cleaned)
+    if len(cleaned) == pages:
+        mm.table.recode(first, last, YOUNG | DIRTY, kinds=_ANONYMOUS)
+        return
+    for each in cleaned:
+        page = first + each - frame
+        mm.table.recode(page, page + 1, YOUNG | DIRTY, kinds=_ANONYMOUS)
 
 
 def _clean(system: System, frame: int) -> bool:
