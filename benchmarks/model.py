@@ -17,12 +17,12 @@ from dontneed.abi.advice import Advice
 from dontneed.kernel import libc
 from dontneed.kernel.mappings import MAP_ANONYMOUS, MAP_FIXED, MAP_NORESERVE, MAP_PRIVATE, map_memory, unmap_memory
 from dontneed.kernel.memory import touch_pages
-from dontneed.model import vma as vm
-from dontneed.model.advice import madvise
-from dontneed.model.entries import LEAF_PAGES
-from dontneed.model.faults import touch
-from dontneed.model.mappings import mmap, mprotect, munmap
-from dontneed.model.mm import PAGE_SHIFT, Mm
+from dontneed.model.calls.advice import madvise
+from dontneed.model.calls.mappings import mmap, mprotect, munmap
+from dontneed.model.paging.faults import touch
+from dontneed.model.space import vma as vm
+from dontneed.model.space.entries import LEAF_PAGES
+from dontneed.model.space.mm import PAGE_SHIFT, Mm
 from dontneed.model.system import System
 from measuring import alternate, timed
 

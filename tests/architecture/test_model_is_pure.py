@@ -18,7 +18,7 @@ for absent in ("ctypes", "fcntl", "mmap", "resource", "pwd", "grp", "termios", "
 del os.sysconf
 for name in sys.argv[1:]:
     __import__(f"dontneed.model.{name}")
-from dontneed.model import vma
+from dontneed.model.space import vma
 from dontneed.model.process import Process
 from dontneed.model.system import System
 process = Process(System("2.6.32"))
@@ -33,7 +33,8 @@ assert process.read(address, 1 << 22) == {0}
 
 def test_the_model_runs_on_a_system_that_is_no_linux() -> None:
     """No module of it needs what only Linux or Unix has, and a discard works."""
-    names = [path.stem for path in MODEL.glob("*.py") if path.stem != "__init__"]
+    paths = [path.relative_to(MODEL).with_suffix("") for path in MODEL.rglob("*.py") if path.stem != "__init__"]
+    names = [".".join(path.parts) for path in paths]
     assert names
     subprocess.run([sys.executable, "-c", ELSEWHERE, *names], check=True)
 

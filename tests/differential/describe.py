@@ -5,18 +5,19 @@ from __future__ import annotations
 import struct
 from array import array
 from functools import lru_cache
+from itertools import repeat
 from operator import sub
 from typing import TYPE_CHECKING
 
 from differential import records
 from differential.sequences import CONTENTS, COUNTERS, FAULTS, FRAMES, MAPPINGS, SMAPS
 from dontneed.abi import pagemap as abi
-from dontneed.model import pagemap, procfs
-from dontneed.model import vma as vm
-from dontneed.model.entries import ANON, FILE, GUARD, HUGE, HUGETLB, KIND, LEAF_PAGES, SHMEM, SWAP, ZERO
-from dontneed.model.faults import SIGSEGV, may_access
-from dontneed.model.hugetlb import is_file_frame
-from dontneed.model.smaps_counts import count_pages
+from dontneed.model.paging.faults import SIGSEGV, may_access
+from dontneed.model.paging.hugetlb import is_file_frame
+from dontneed.model.space import vma as vm
+from dontneed.model.space.entries import ANON, FILE, GUARD, HUGE, HUGETLB, KIND, LEAF_PAGES, SHMEM, SWAP, ZERO
+from dontneed.model.views import pagemap, procfs
+from dontneed.model.views.smaps_counts import count_pages
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -83,6 +84,7 @@ class Witness:
         self._first = first
         self._last = first + sequence.arena.pages
         self._frames = [0] * sequence.arena.pages
+        self._seen: list[tuple[object, ...]] | None = None
         self._look_at_mappings()
         self._counters_at_start = self._counters()
 
@@ -92,16 +94,10 @@ class Witness:
         vars(twin).update(vars(self), process=child, _mm=child.mm, _frames=self._frames)
         return twin
 
-    def parts(self, faults: int, *, touched: bool = False) -> bytes:
-        """All that a record has behind its head.
-
-        Args:
-            faults: that the operation took.
-            touched: it did no more than touch pages, which leaves the mappings as they are.
-        """
+    def parts(self, faults: int) -> bytes:
+        """All that a record has behind its head; `faults` is how many the operation took."""
         parts = self._parts
-        if not touched:
-            self._look_at_mappings()
+        self._look_at_mappings()
         said = [encode_runs("HB", self._states_as_printed() if parts & FRAMES else self._states())]
         if parts & MAPPINGS:
             said.append(self._mappings)
@@ -144,32 +140,41 @@ class Witness:
         else:
             map_count = frames.map_count
         exclusive = state | records.EXCLUSIVE
-        if code & HUGE:
+        if pages == 1 or code & HUGE:
             return ((pages, exclusive if map_count(first) == 1 else state),)
-        return [(1, exclusive if map_count(frame) == 1 else state) for frame in range(first, first + pages)]
+        return [(1, exclusive if count == 1 else state) for count in map(map_count, range(first, first + pages))]
 
-    def _states_as_printed(self) -> Iterator[tuple[int, int]]:
+    def _states_as_printed(self) -> Iterable[tuple[int, int]]:
         """The same page by page, as the model's own pagemap says; MOVED are those in another frame than before."""
         entries = array("Q", pagemap.pagemap(self._mm, self._first, self._last))
-        codes = dict(self._codes())
+        states = list(map(_printed_state, [entry >> _FRAME_BITS for entry in entries], self._codes()))
         before, self._frames = self._frames, [entry & abi.PFN_MASK if entry & abi.PRESENT else 0 for entry in entries]
-        for page, (entry, frame) in enumerate(zip(entries, self._frames, strict=True)):
-            state = _printed_state(entry >> _FRAME_BITS, codes.get(page, 0))
-            moved = frame and before[page] and frame != before[page] and not state & records.ZERO
-            yield 1, state | (records.MOVED if moved else 0)
+        if self._frames != before:
+            for page, (frame, former) in enumerate(zip(self._frames, before, strict=True)):
+                if frame and former and frame != former and not states[page] & records.ZERO:
+                    states[page] |= records.MOVED
+        return zip(repeat(1), states)
 
-    def _codes(self) -> Iterator[tuple[int, int]]:
-        """The code of each page that has an entry, by page of the arena."""
+    def _codes(self) -> list[int]:
+        """The code of each page of the arena; 0 where there is no entry."""
+        codes = [0] * (self._last - self._first)
         for first, last, code, _ in self._mm.table.runs(self._first, self._last):
-            for page in range(first, last):
-                yield page - self._first, code
+            codes[first - self._first : last - self._first] = repeat(code, last - first)
+        return codes
 
     def _look_at_mappings(self) -> None:
         """Note what mappings there are in the arena, and what counters tell of all of them."""
+        vmas = self._mm.vmas.within(0, self._mm.top)
+        seen = [(vma.first, vma.last, vma.flags, vma.offset, vma.file) for vma in vmas]
+        if seen != self._seen:
+            self._seen = seen
+            self._describe_mappings(vmas)
+
+    def _describe_mappings(self, vmas: list[vm.Vma]) -> None:
         start, end = self._first, self._last
-        size, locked, data = 0, self._mm.locked_pages_lost, 0
+        size, locked, data = 0, 0, 0
         said = []
-        for vma in self._mm.vmas.within(0, self._mm.top):
+        for vma in vmas:
             flags, first, last = vma.flags, vma.first, vma.last
             pages = last - first
             size += pages
@@ -183,7 +188,7 @@ class Witness:
                 permissions = flags & vm.ACCESS | (flags & vm.MAY_SHARE) >> _SHARED_BIT
                 said.append(_packed(seen - start, min(last, end) - start, permissions, offset))
         self._mappings = records.LENGTH.pack(len(said)) + b"".join(said)
-        self._sizes = size * PAGE_KIB, locked * PAGE_KIB, data * PAGE_KIB
+        self._sizes = size, locked, data
 
     def _counters(self) -> tuple[int, ...]:
         """In the order of COUNTER_NAMES, in kB."""
@@ -191,12 +196,12 @@ class Witness:
         resident = mm.resident
         size, locked, data = self._sizes
         return (
-            size,
-            locked,
+            size * PAGE_KIB,
+            (locked + mm.locked_pages_lost) * PAGE_KIB,
             resident[ANON] * PAGE_KIB,
             resident[FILE] * PAGE_KIB,
             resident[SHMEM] * PAGE_KIB,
-            data,
+            data * PAGE_KIB,
             sum(mm.table.table_bytes()) // 1024,
             resident[SWAP] * PAGE_KIB,
             mm.hugetlb_pages * PAGE_KIB,

@@ -8,11 +8,11 @@ from differential import sequences as seq
 from differential.describe import Witness, encode_runs
 from differential.environment import POOL_PAGES
 from differential.records import HEAD, LAST, SIGNALLED
-from dontneed.model import hugetlb
-from dontneed.model import vma as vm
-from dontneed.model.entries import HUGETLB, KIND, LEAF_PAGES, SHMEM, ZERO
-from dontneed.model.faults import SIGSEGV, may_access, touch
+from dontneed.model.paging import hugetlb
+from dontneed.model.paging.faults import SIGSEGV, may_access, touch
 from dontneed.model.process import Process
+from dontneed.model.space import vma as vm
+from dontneed.model.space.entries import HUGETLB, KIND, LEAF_PAGES, SHMEM, ZERO
 from dontneed.model.system import System
 from dontneed.units import HUGE_PAGE_BYTES, PAGE_BYTES
 
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from differential.sequences import Operation, Sequence
-    from dontneed.model.page_cache import File
+    from dontneed.model.memory.page_cache import File
+    from dontneed.model.space.mm import Mm
 
 ADDRESSES = 1 << 64
 FIRST_FILE_BYTE = 0x40
@@ -101,8 +102,8 @@ class Play:
         process.exit()
 
     def _contents_of_all(self, process: Process) -> Iterator[tuple[int, int]]:
-        """Read every page in turn: (pages, first byte, or signal). Of pages that are there, one touch tells no more."""
-        mm, load = process.mm, self._system.frames.load
+        """Read every page in turn: (pages, first byte, or signal)."""
+        mm = process.mm
         page = self._base // PAGE_BYTES
         last = page + self._sequence.arena.pages
         while page < last:
@@ -110,17 +111,26 @@ class Play:
             if vma is None or vma.first > page or not may_access(vma, write=False):
                 end = last if vma is None else min(last, vma.last if vma.first <= page else vma.first)
                 yield end - page, SIGNALLED + SIGSEGV
-                page = end
-            elif signal := touch(mm, page, page + 1, write=False):
-                yield 1, SIGNALLED + signal
-                page += 1
             else:
-                _, end, code, value = mm.table.runs(page, min(vma.last, last))[0]
-                if code & KIND == ZERO:
-                    yield end - page, 0
-                else:
-                    yield from ((1, load(frame)) for frame in range(value, value + end - page))
-                page = end
+                end = min(last, vma.last)
+                if not touch(mm, page, end, write=False):
+                    yield from self._contents(mm, page, end)
+                else:  # page by page, to see which of them cannot be read
+                    for each in range(page, end):
+                        if signal := touch(mm, each, each + 1, write=False):
+                            yield 1, SIGNALLED + signal
+                        else:
+                            yield from self._contents(mm, each, each + 1)
+            page = end
+
+    def _contents(self, mm: Mm, first: int, last: int) -> Iterator[tuple[int, int]]:
+        """What pages hold that were touched."""
+        load = self._system.frames.load
+        for start, end, code, value in mm.table.runs(first, last):
+            if code & KIND == ZERO:
+                yield end - start, 0
+            else:
+                yield from ((1, load(frame)) for frame in range(value, value + end - start))
 
     # The course of a sequence
 
@@ -134,7 +144,9 @@ class Play:
                 faults = witness.process.mm.minor_faults
                 error, value = self._perform(witness.process, operation)
                 faults = witness.process.mm.minor_faults - faults
-                self._record(witness, (number, depth, error, value), faults, touched=operation.code in _TOUCHES)
+                if operation.code == seq.WRITE.code and self._sequence.parts & seq.HUGE:
+                    faults = 0  # not decided by the sequence: see decides_faults() of the executor
+                self._record(witness, (number, depth, error, value), faults)
             number += 1
 
     def _fork_and_go_on(self, witness: Witness, number: int, depth: int) -> int:
@@ -148,8 +160,8 @@ class Play:
         self._record(witness, (number, depth, 0, count), 0)
         return count
 
-    def _record(self, witness: Witness, head: tuple[int, int, int, int], faults: int, *, touched: bool = False) -> None:
-        self._said += HEAD.pack(*head), witness.parts(faults, touched=touched)
+    def _record(self, witness: Witness, head: tuple[int, int, int, int], faults: int) -> None:
+        self._said += HEAD.pack(*head), witness.parts(faults)
 
     # The operations
 
@@ -231,7 +243,6 @@ class Play:
         return process.mseal(self._address(start), length % ADDRESSES), 0
 
 
-_TOUCHES = frozenset((seq.READ.code, seq.WRITE.code))
 _OPERATIONS = {
     seq.MAP.code: Play._map,
     seq.UNMAP.code: Play._unmap,

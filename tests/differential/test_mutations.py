@@ -12,18 +12,20 @@ from differential.generate import KINDS, generate
 from differential.modelled import predict
 from dontneed.abi.advice import Advice
 from dontneed.abi.errnos import ENOMEM
-from dontneed.model import advice, faults, fork, heap, lazy, mappings, remap, seal, vector, vmas, zap
-from dontneed.model import vma as vm
-from dontneed.model.entries import DIRTY, GUARD, SWAP, WRITE, YOUNG
-from dontneed.model.page_table import PageTable
+from dontneed.model.calls import advice, fork, heap, mappings, remap, seal, vector
+from dontneed.model.paging import faults, lazy, zap
+from dontneed.model.space import vma as vm
+from dontneed.model.space import vmas
+from dontneed.model.space.entries import DIRTY, GUARD, SWAP, WRITE, YOUNG
+from dontneed.model.space.page_table import PageTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from differential.generate import Kind
     from differential.sequences import Sequence
-    from dontneed.model.mm import Mm
-    from dontneed.model.vma import Vma
+    from dontneed.model.space.mm import Mm
+    from dontneed.model.space.vma import Vma
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_command("cc"), pytest.mark.needs_kernel("6.18")]
 

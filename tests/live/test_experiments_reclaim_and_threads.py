@@ -14,7 +14,9 @@ from dontneed.lab.catalogue import LIVE, experiment_named, machine_named, run_ex
 from dontneed.lab.libraries import LIBRARIES
 from dontneed.lab.modelled import ModelMachine
 from dontneed.lab.spelling import program
-from dontneed.model import advice, collapse, libc, nptl, zap
+from dontneed.model.calls import advice
+from dontneed.model.paging import collapse, zap
+from dontneed.model.program import libc, nptl
 from dontneed.model.steps import STEPS
 from dontneed.model.versions import NEWEST, OLDEST, numbers_of
 

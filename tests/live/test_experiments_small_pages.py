@@ -12,7 +12,8 @@ import pytest
 from dontneed.abi.advice import Advice
 from dontneed.lab.catalogue import LIVE, experiment_named, machine_named, run_experiment
 from dontneed.lab.spelling import program
-from dontneed.model import advice, zap
+from dontneed.model.calls import advice
+from dontneed.model.paging import zap
 from dontneed.model.versions import NEWEST, OLDEST, STEPS, numbers_of
 
 NAMES = (

@@ -28,7 +28,7 @@ from dontneed.report.transcript import Claim, Run, format_run, run_document
 from dontneed.units import KIB, PAGE_BYTES
 
 if TYPE_CHECKING:
-    from dontneed.model.descent import Stage
+    from dontneed.model.views.descent import Stage
 
 START = 0x7F00_0000_0000
 HOME = 0x40_0000

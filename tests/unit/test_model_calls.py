@@ -8,17 +8,17 @@ import pytest
 
 from dontneed.abi.advice import Advice
 from dontneed.errors import UsageError
-from dontneed.model import vma as vm
-from dontneed.model.advice import madvise
-from dontneed.model.entries import ANON
-from dontneed.model.faults import touch
-from dontneed.model.heap import brk, is_heap
-from dontneed.model.libc import libc_at, posix_madvise
-from dontneed.model.mappings import mlock, mmap, mprotect, munmap
-from dontneed.model.mm import Mm
-from dontneed.model.seal import mseal
+from dontneed.model.calls.advice import madvise
+from dontneed.model.calls.heap import brk, is_heap
+from dontneed.model.calls.mappings import mlock, mmap, mprotect, munmap
+from dontneed.model.calls.seal import mseal
+from dontneed.model.calls.vector import MOST_BYTES, process_madvise
+from dontneed.model.paging.faults import touch
+from dontneed.model.program.libc import libc_at, posix_madvise
+from dontneed.model.space import vma as vm
+from dontneed.model.space.entries import ANON
+from dontneed.model.space.mm import Mm
 from dontneed.model.system import System
-from dontneed.model.vector import MOST_BYTES, process_madvise
 
 PAGE = 4096
 READ_WRITE = vm.READ | vm.WRITE

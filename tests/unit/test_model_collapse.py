@@ -8,14 +8,14 @@ from itertools import groupby
 import pytest
 
 from dontneed.abi.advice import Advice
-from dontneed.model import vma as vm
-from dontneed.model.advice import madvise
-from dontneed.model.collapse import khugepaged
-from dontneed.model.entries import ANON, GUARD, HUGE, KIND, SHMEM, SWAP, YOUNG, ZERO
-from dontneed.model.faults import touch
-from dontneed.model.fork import fork
-from dontneed.model.mappings import mmap, mprotect, munmap
-from dontneed.model.mm import PAGE_SHIFT, Mm
+from dontneed.model.calls.advice import madvise
+from dontneed.model.calls.fork import fork
+from dontneed.model.calls.mappings import mmap, mprotect, munmap
+from dontneed.model.paging.collapse import khugepaged
+from dontneed.model.paging.faults import touch
+from dontneed.model.space import vma as vm
+from dontneed.model.space.entries import ANON, GUARD, HUGE, KIND, SHMEM, SWAP, YOUNG, ZERO
+from dontneed.model.space.mm import PAGE_SHIFT, Mm
 from dontneed.model.system import System
 
 RW = vm.READ | vm.WRITE
@@ -320,6 +320,22 @@ def test_a_hole_in_a_huge_page_of_a_file_makes_its_pages_small():
     assert (kinds(mm), len(file.cache)) == ("-512", SLOT - 1)
     read(mm, BASE + 7)
     assert kinds(mm) == "-1 S15 -496"
+
+
+@pytest.mark.parametrize("guarded", [False, True])
+def test_collapse_leaves_the_page_tables_of_mappings_that_may_hold_guards(guarded):
+    """A table that is empty then is freed in every process, but not where a guard was once."""
+    mm, file = shared_memory()
+    other = Mm(mm.system)
+    map_file(other, file)
+    if guarded:
+        advise(other, BASE + SLOT, 1, Advice.GUARD_INSTALL)
+        munmap(other, BASE + SLOT, BASE + SLOTS * SLOT)
+    write(other, BASE)
+    assert advise(mm, BASE, SLOT, Advice.COLLAPSE) == 0
+    assert tables(other) == guarded
+    read(other, BASE)
+    assert is_huge(other) == (not guarded)
 
 
 def test_a_private_copy_hinders_the_collapse_of_a_file():

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from dontneed.abi.advice import Advice
-from dontneed.model import vma as vm
-from dontneed.model.advice import madvise
-from dontneed.model.entries import FILE, SHMEM
-from dontneed.model.faults import touch
-from dontneed.model.mappings import mlock, mmap, mprotect
-from dontneed.model.mm import PAGE_SHIFT, Mm
-from dontneed.model.page_cache import KERNELS, REGULAR, RING, SECRET, ZERO_DEVICE, File
+from dontneed.model.calls.advice import madvise
+from dontneed.model.calls.mappings import mlock, mmap, mprotect
+from dontneed.model.memory.page_cache import KERNELS, REGULAR, RING, SECRET, ZERO_DEVICE, File
+from dontneed.model.paging.faults import touch
+from dontneed.model.space import vma as vm
+from dontneed.model.space.entries import FILE, SHMEM
+from dontneed.model.space.mm import PAGE_SHIFT, Mm
 from dontneed.model.system import System
 
 MATRIX: dict[str, dict[str, str]] = json.loads(

@@ -7,9 +7,9 @@ from errno import ENOMEM
 import pytest
 
 from dontneed.model.process import Process
+from dontneed.model.space.vma import READ, WRITE
 from dontneed.model.system import System
-from dontneed.model.vma import READ, WRITE
-from dontneed.model.walk import walk
+from dontneed.model.views.walk import walk
 
 HIGH = 1 << 50
 

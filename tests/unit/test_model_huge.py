@@ -7,14 +7,14 @@ from itertools import groupby
 import pytest
 
 from dontneed.abi.advice import Advice
-from dontneed.model import vma as vm
-from dontneed.model.advice import madvise
-from dontneed.model.collapse import khugepaged
-from dontneed.model.entries import ANON, GUARD, HUGE, KIND, SHMEM, SWAP, WRITE, YOUNG, ZERO
-from dontneed.model.faults import touch
-from dontneed.model.fork import fork
-from dontneed.model.mappings import mmap, mprotect, munmap
-from dontneed.model.mm import PAGE_SHIFT, Mm
+from dontneed.model.calls.advice import madvise
+from dontneed.model.calls.fork import fork
+from dontneed.model.calls.mappings import mmap, mprotect, munmap
+from dontneed.model.paging.collapse import khugepaged
+from dontneed.model.paging.faults import touch
+from dontneed.model.space import vma as vm
+from dontneed.model.space.entries import ANON, DIRTY, GUARD, HUGE, KIND, SHMEM, SWAP, WRITE, YOUNG, ZERO
+from dontneed.model.space.mm import PAGE_SHIFT, Mm
 from dontneed.model.system import System
 
 RW = vm.READ | vm.WRITE
@@ -207,6 +207,20 @@ def test_a_change_of_flags_within_a_slot_splits_the_entry_and_keeps_the_pages():
     assert kinds(mm, BASE + SLOT) == "A512"
     assert not mm.table.get(BASE + SLOT)[0] & WRITE
     assert mm.table.get(BASE + SLOT + 256)[0] & WRITE
+
+
+@pytest.mark.parametrize(("version", "dirty"), [("6.18", 3), ("6.16", 1)])
+def test_a_change_of_protection_has_parts_side_by_side_be_dirty_alike(version, dirty):
+    """Since 6.17 they are changed as one: a written part makes those next to it dirty, up to a hole."""
+    mm = huge_memory(version)
+    write(mm, BASE)
+    advise(mm, BASE, SLOT, Advice.FREE)
+    advise(mm, BASE + 3, 1, Advice.DONTNEED)
+    write(mm, BASE + 1)
+    assert mprotect(mm, BASE, BASE + 8, vm.READ) == 0
+    codes = [mm.table.get(page)[0] for page in range(BASE, BASE + 8)]
+    assert [code & DIRTY > 0 for code in codes].count(True) == dirty
+    assert not codes[4] & DIRTY
 
 
 # Writing to what is read-only

@@ -7,14 +7,14 @@ from errno import EINVAL, ENOMEM
 import pytest
 
 from dontneed.abi.advice import Advice
-from dontneed.model import hugetlb
-from dontneed.model import vma as vm
-from dontneed.model.advice import madvise
-from dontneed.model.entries import DIRTY, HUGETLB, KIND, WRITE
-from dontneed.model.faults import touch
-from dontneed.model.fork import fork
-from dontneed.model.mappings import mlock, mmap, mprotect, munmap
-from dontneed.model.mm import PAGE_SHIFT, Mm
+from dontneed.model.calls.advice import madvise
+from dontneed.model.calls.fork import fork
+from dontneed.model.calls.mappings import mlock, mmap, mprotect, munmap
+from dontneed.model.paging import hugetlb
+from dontneed.model.paging.faults import touch
+from dontneed.model.space import vma as vm
+from dontneed.model.space.entries import DIRTY, HUGETLB, KIND, WRITE
+from dontneed.model.space.mm import PAGE_SHIFT, Mm
 from dontneed.model.system import System
 
 RW = vm.READ | vm.WRITE

@@ -7,13 +7,13 @@ from signal import SIGSEGV
 
 import pytest
 
-from dontneed.model import vma as vm
-from dontneed.model.entries import ANON, GUARD
-from dontneed.model.faults import touch
-from dontneed.model.libc import libc_at
-from dontneed.model.mappings import mmap
-from dontneed.model.mm import Mm
-from dontneed.model.nptl import Stacks
+from dontneed.model.calls.mappings import mmap
+from dontneed.model.paging.faults import touch
+from dontneed.model.program.libc import libc_at
+from dontneed.model.program.nptl import Stacks
+from dontneed.model.space import vma as vm
+from dontneed.model.space.entries import ANON, GUARD
+from dontneed.model.space.mm import Mm
 from dontneed.model.system import System
 
 PAGE = 4096

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from dontneed.model.entries import ANON, FILE, GUARD, HUGE, HUGETLB, KIND, LEAF_PAGES, SHMEM, SWAP, WRITE
-from dontneed.model.leaf import Patchwork
-from dontneed.model.page_table import PageTable
+from dontneed.model.space.entries import ANON, FILE, GUARD, HUGE, HUGETLB, KIND, LEAF_PAGES, SHMEM, SWAP, WRITE
+from dontneed.model.space.leaf import Patchwork
+from dontneed.model.space.page_table import PageTable
 
 TOP = 1 << 36
 TABLE_BYTES = 4096

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from dontneed.model.entries import (
+from dontneed.model.space.entries import (
     ANON,
     CONSTANT,
     DIRTY,
@@ -24,8 +24,8 @@ from dontneed.model.entries import (
     YOUNG,
     ZERO,
 )
-from dontneed.model.leaf import MOST_RUNS, Patchwork
-from dontneed.model.page_table import PageTable
+from dontneed.model.space.leaf import MOST_RUNS, Patchwork
+from dontneed.model.space.page_table import PageTable
 
 PUD_PAGES = 1 << 27
 ARENAS = (0, PUD_PAGES - 3 * LEAF_PAGES, 5 * PUD_PAGES)

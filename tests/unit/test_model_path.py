@@ -7,10 +7,12 @@ import re
 import pytest
 
 from dontneed.abi.advice import Advice
-from dontneed.model import vma as vm
-from dontneed.model.advice import madvise
-from dontneed.model.descent import Descent
-from dontneed.model.entries import (
+from dontneed.model.calls.advice import madvise
+from dontneed.model.calls.mappings import mlock, mmap, mprotect, munmap
+from dontneed.model.paging.faults import touch
+from dontneed.model.process import Process
+from dontneed.model.space import vma as vm
+from dontneed.model.space.entries import (
     ANON,
     DIRTY,
     FILE,
@@ -20,16 +22,14 @@ from dontneed.model.entries import (
     SHMEM,
     SWAP,
 )
-from dontneed.model.faults import touch
-from dontneed.model.gather import Gather
-from dontneed.model.mappings import mlock, mmap, mprotect, munmap
-from dontneed.model.mm import PAGE_SHIFT, Mm
-from dontneed.model.outcomes import outcomes
-from dontneed.model.path import Path
-from dontneed.model.process import Process
+from dontneed.model.space.mm import PAGE_SHIFT, Mm
 from dontneed.model.system import System
 from dontneed.model.versions import behaviour_at
-from dontneed.model.walk import walk
+from dontneed.model.views.descent import Descent
+from dontneed.model.views.gather import Gather
+from dontneed.model.views.outcomes import outcomes
+from dontneed.model.views.path import Path
+from dontneed.model.views.walk import walk
 from dontneed.report.path import path_lines
 
 RW = vm.READ | vm.WRITE

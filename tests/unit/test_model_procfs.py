@@ -12,14 +12,14 @@ from dontneed.abi.advice import Advice
 from dontneed.kernel.maps import parse_maps
 from dontneed.kernel.smaps import parse_smaps
 from dontneed.kernel.status import parse_status
-from dontneed.model import procfs
-from dontneed.model import vma as vm
-from dontneed.model.entries import FILE, SHMEM
-from dontneed.model.layout import Program
-from dontneed.model.pagemap import kpageflags as frame_flags
-from dontneed.model.pagemap import pagemap
 from dontneed.model.process import PAGE_BYTES, Process
+from dontneed.model.program.layout import Program
+from dontneed.model.space import vma as vm
+from dontneed.model.space.entries import FILE, SHMEM
 from dontneed.model.system import System
+from dontneed.model.views import procfs
+from dontneed.model.views.pagemap import kpageflags as frame_flags
+from dontneed.model.views.pagemap import pagemap
 
 SMAPS_LINES = {
     "4.4": "Size Rss Pss Shared_Clean Shared_Dirty Private_Clean Private_Dirty Referenced Anonymous AnonHugePages "

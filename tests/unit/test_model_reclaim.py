@@ -7,17 +7,18 @@ from errno import EBADF
 import pytest
 
 from dontneed.abi.advice import Advice
-from dontneed.model import vma as vm
-from dontneed.model.advice import madvise
-from dontneed.model.entries import ANON, DIRTY, FILE, GUARD, HUGE, KIND, LEAF_PAGES, SHMEM, SWAP, YOUNG, ZERO
-from dontneed.model.faults import touch
-from dontneed.model.fork import fork
-from dontneed.model.lazy import free_lazily
-from dontneed.model.mappings import mmap, munmap
-from dontneed.model.mm import PAGE_SHIFT, Mm
-from dontneed.model.page_cache import File
-from dontneed.model.pageout import make_cold, page_out, will_need
+from dontneed.model.calls.advice import madvise
+from dontneed.model.calls.fork import fork
+from dontneed.model.calls.mappings import mmap, munmap
+from dontneed.model.memory.page_cache import File
+from dontneed.model.paging.faults import get_pages, touch
+from dontneed.model.paging.lazy import free_lazily
+from dontneed.model.paging.pageout import make_cold, page_out, will_need
+from dontneed.model.space import vma as vm
+from dontneed.model.space.entries import ANON, DIRTY, FILE, GUARD, HUGE, KIND, LEAF_PAGES, SHMEM, SWAP, YOUNG, ZERO
+from dontneed.model.space.mm import PAGE_SHIFT, Mm
 from dontneed.model.system import System
+from dontneed.model.views.smaps_counts import count_pages
 
 FIRST = 0x7F0000000
 PAGES = 4
@@ -314,6 +315,90 @@ def test_a_shared_huge_page_is_left_whole() -> None:
         code = mm.table.get(FIRST)[0]
         assert code & HUGE
         assert code & YOUNG
+
+
+def test_a_huge_page_that_is_split_leaves_dirty_frames_whatever_their_entries_say() -> None:
+    """One written part made the whole dirty: so FREE leaves what a child shares as it is, dirty."""
+    mm = huge_page()
+    free_lazily(mm, mapping(mm), FIRST, HUGE_LAST)
+    munmap(mm, LAST, LAST + 1)
+    touch(mm, FIRST, FIRST + 1, write=True)
+    make_cold(mm, mapping(mm), FIRST, LAST)
+    head = mm.table.get(FIRST)[1]
+    assert mm.system.frames.folio_of(head) is None
+    assert mm.system.frames.dirty == {*range(head, head + LEAF_PAGES)} - {head + PAGES}
+    child = fork(mm)
+    free_lazily(child, mapping(child), FIRST, FIRST + 2)
+    assert mm.table.get(FIRST)[0] & DIRTY
+    assert dict(count_pages(child, mapping(child)).all)["Shared_Dirty"] == PAGES << PAGE_SHIFT
+
+
+def test_a_huge_page_is_freed_lazily_beside_frames_that_are_dirty() -> None:
+    """Its one entry changes once, not page by page."""
+    mm = huge_page()
+    mm.system.frames.make_dirty(mm.system.frames.allocate(1), 1)
+    free_lazily(mm, mapping(mm), FIRST, HUGE_LAST)
+    assert not mm.table.get(FIRST)[0] & DIRTY
+    assert lazy_pages(mm) == PAGES
+
+
+def test_a_part_that_the_kernel_writes_to_makes_all_of_a_huge_page_dirty() -> None:
+    """POPULATE_WRITE of one clean part: there is one dirty flag for the whole."""
+    mm = huge_page()
+    free_lazily(mm, mapping(mm), FIRST, HUGE_LAST)
+    munmap(mm, LAST, LAST + 1)
+    head = mm.table.get(FIRST)[1]
+    get_pages(mm, mapping(mm), FIRST, FIRST + 1, write=True)
+    assert mm.system.frames.dirty == {*range(head, head + LEAF_PAGES)}
+
+
+def huge_page_of_shared_memory() -> tuple[Mm, File]:
+    """An address space that maps a huge page of a file in memory, by one entry."""
+    system = System()
+    file = File(system, "/memfd:test", LEAF_PAGES, kind=SHMEM)
+    mm = Mm(system)
+    map_all_of(mm, file)
+    touch(mm, FIRST, FIRST + 1, write=True)
+    assert madvise(mm, FIRST << PAGE_SHIFT, LEAF_PAGES << PAGE_SHIFT, int(Advice.COLLAPSE)) == 0
+    return mm, file
+
+
+def map_all_of(mm: Mm, file: File, *, shared: bool = True) -> None:
+    """Map a file that has 512 pages."""
+    assert mmap(mm, FIRST, HUGE_LAST, vm.READ | vm.WRITE, shared=shared, file=file) == 0
+
+
+def test_a_part_of_huge_shared_memory_is_split_off_and_all_of_it_is_unmapped() -> None:
+    """COLD of four pages: none of the 512 is mapped then, and the next touch maps small ones."""
+    mm, file = huge_page_of_shared_memory()
+    make_cold(mm, mapping(mm), FIRST, LAST)
+    assert (mm.resident[SHMEM], file.huge, len(file.cache)) == (0, set(), LEAF_PAGES)
+    touch(mm, FIRST, FIRST + 1, write=True)
+    assert mm.resident[SHMEM] == 1
+
+
+def test_huge_shared_memory_that_small_entries_map_is_split_as_well() -> None:
+    """COLD of one page, on 6.18, unmapped the others that a read had mapped around it, and a private copy stayed."""
+    mm, file = huge_page_of_shared_memory()
+    munmap(mm, FIRST, HUGE_LAST)
+    map_all_of(mm, file, shared=False)
+    touch(mm, FIRST + 1, FIRST + 2, write=True)
+    touch(mm, FIRST, FIRST + 1, write=False)
+    assert mm.resident[SHMEM] == LEAF_PAGES - 1
+    make_cold(mm, mapping(mm), FIRST, FIRST + 1)
+    assert (mm.resident[SHMEM], mm.resident[ANON], file.huge) == (0, 1, set())
+
+
+def test_huge_shared_memory_that_another_process_maps_is_left_whole() -> None:
+    """Were it one page only, and in either form."""
+    mm, file = huge_page_of_shared_memory()
+    other = Mm(mm.system)
+    map_all_of(other, file)
+    for _ in range(2):
+        touch(other, FIRST, FIRST + 1, write=False)
+        make_cold(mm, mapping(mm), FIRST, LAST)
+        assert (mm.resident[SHMEM], file.huge) == (LEAF_PAGES, {0})
+        munmap(other, FIRST + 1, HUGE_LAST)
 
 
 # By version

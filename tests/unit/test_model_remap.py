@@ -6,13 +6,13 @@ from errno import EFAULT, EINVAL, ENOMEM, EPERM
 
 import pytest
 
-from dontneed.model import vma as vm
-from dontneed.model.entries import ANON, GUARD, HUGE, LEAF_PAGES, SHMEM
-from dontneed.model.faults import touch
-from dontneed.model.mappings import mlock, mmap, munmap
-from dontneed.model.mm import Mm
-from dontneed.model.remap import DONT_UNMAP, FIXED, MAY_MOVE, mremap
-from dontneed.model.seal import mseal
+from dontneed.model.calls.mappings import mlock, mmap, munmap
+from dontneed.model.calls.remap import DONT_UNMAP, FIXED, MAY_MOVE, mremap
+from dontneed.model.calls.seal import mseal
+from dontneed.model.paging.faults import touch
+from dontneed.model.space import vma as vm
+from dontneed.model.space.entries import ANON, GUARD, HUGE, LEAF_PAGES, SHMEM
+from dontneed.model.space.mm import Mm
 from dontneed.model.system import System
 
 READ_WRITE = vm.READ | vm.WRITE

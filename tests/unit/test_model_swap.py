@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from dontneed.model import vma as vm
-from dontneed.model.entries import ANON, DIRTY, KIND, SHMEM, SWAP, WRITE
-from dontneed.model.faults import touch
-from dontneed.model.fork import fork
-from dontneed.model.mappings import mmap, munmap
-from dontneed.model.mm import Mm
-from dontneed.model.page_cache import File
-from dontneed.model.pageout import page_out, will_need
+from dontneed.model.calls.fork import fork
+from dontneed.model.calls.mappings import mmap, munmap
+from dontneed.model.memory.page_cache import File
+from dontneed.model.paging.faults import touch
+from dontneed.model.paging.pageout import page_out, will_need
+from dontneed.model.paging.zap import punch, zap
+from dontneed.model.space import vma as vm
+from dontneed.model.space.entries import ANON, DIRTY, KIND, SHMEM, SWAP, WRITE
+from dontneed.model.space.mm import Mm
 from dontneed.model.system import System
-from dontneed.model.zap import zap
 
 FIRST = 0x7F0000000
 PAGES = 4
@@ -244,7 +244,7 @@ def test_a_hole_in_shared_memory_frees_slots_and_cached_frames() -> None:
     mm, file = shared_memory()
     page_out(mm, mapping(mm), FIRST, LAST)
     will_need(mm, mapping(mm), FIRST, FIRST + 2)
-    file.punch(0, PAGES)
+    punch(file, 0, PAGES)
     assert (mm.system.swap.used, mm.system.frames.in_use) == (0, 0)
     assert read(mm, FIRST) == 0
 

@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from dontneed.model import vma as vm
-from dontneed.model.vma import Vma, is_mergeable
-from dontneed.model.vmas import Vmas
+from dontneed.model.space import vma as vm
+from dontneed.model.space.vma import Vma, is_mergeable
+from dontneed.model.space.vmas import Vmas
 
 RW = vm.READ | vm.WRITE
 MANY = 1500

@@ -6,17 +6,17 @@ import pytest
 
 from dontneed.abi.advice import Advice
 from dontneed.abi.page_entry import PRESENT
-from dontneed.model import vma as vm
-from dontneed.model.advice import madvise
-from dontneed.model.entries import DIRTY, FILE, KIND, NONLINEAR, YOUNG, ZERO
-from dontneed.model.faults import touch
-from dontneed.model.mappings import mmap, mprotect
-from dontneed.model.mm import PAGE_SHIFT, Mm
-from dontneed.model.nonlinear import remap_file_pages
-from dontneed.model.page_table import PageTable
-from dontneed.model.path import Path
+from dontneed.model.calls.advice import madvise
+from dontneed.model.calls.mappings import mmap, mprotect
+from dontneed.model.calls.nonlinear import remap_file_pages
+from dontneed.model.paging.faults import touch
+from dontneed.model.space import vma as vm
+from dontneed.model.space.entries import DIRTY, FILE, KIND, NONLINEAR, YOUNG, ZERO
+from dontneed.model.space.mm import PAGE_SHIFT, Mm
+from dontneed.model.space.page_table import PageTable
 from dontneed.model.system import System
-from dontneed.model.walk import walk
+from dontneed.model.views.path import Path
+from dontneed.model.views.walk import walk
 
 RW = vm.READ | vm.WRITE
 BASE = 1 << 20

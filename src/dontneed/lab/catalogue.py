@@ -6,8 +6,8 @@ from importlib import import_module
 
 from dontneed.errors import KernelLacks, NotPermitted, UsageError
 from dontneed.lab.bench import Bench
-from dontneed.model.outcomes import outcomes
 from dontneed.model.versions import LAST, NEWEST, OLDEST, is_modelled, modelled_version
+from dontneed.model.views.outcomes import outcomes
 from dontneed.report.transcript import Run
 
 TYPE_CHECKING = False

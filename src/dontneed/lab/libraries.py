@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dontneed.errors import KernelLacks, UsageError
 from dontneed.lab.modelled import ModelMachine
-from dontneed.model.libc import Libc, libc_at
+from dontneed.model.program.libc import Libc, libc_at
 from dontneed.units import KIB
 
 TYPE_CHECKING = False

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
     from dontneed.abi.advice import PosixAdvice
     from dontneed.lab.machine import Process
-    from dontneed.model.descent import Stage
+    from dontneed.model.views.descent import Stage
 
 _PATIENCE_SECONDS = 60.0
 """No word takes so long; a process that does not answer is stuck."""

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from dontneed.abi.advice import Advice, PosixAdvice
-    from dontneed.model.descent import Stage
     from dontneed.model.versions import Behaviour
+    from dontneed.model.views.descent import Stage
 
 PRIVATE_ANONYMOUS = "private anonymous"
 SHARED_ANONYMOUS = "shared anonymous"

@@ -10,15 +10,15 @@ from contextlib import contextmanager
 from dontneed.errors import KernelLacks, UsageError
 from dontneed.lab.machine import Kernel
 from dontneed.lab.modelled_process import ModelProcess
-from dontneed.model import pagemap
-from dontneed.model.entries import FILE, SHMEM
-from dontneed.model.hugetlb import unreserved
-from dontneed.model.layout import Program
-from dontneed.model.mm import PAGE_SHIFT
-from dontneed.model.path import Path
+from dontneed.model.paging.hugetlb import unreserved
 from dontneed.model.process import Process
+from dontneed.model.program.layout import Program
+from dontneed.model.space.entries import FILE, SHMEM
+from dontneed.model.space.mm import PAGE_SHIFT
 from dontneed.model.system import System
 from dontneed.model.versions import NEWEST, OLDEST
+from dontneed.model.views import pagemap
+from dontneed.model.views.path import Path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from dontneed.lab import machine as lab
     from dontneed.lab.machine import Region
-    from dontneed.model import page_cache
-    from dontneed.model.descent import Stage
+    from dontneed.model.memory import page_cache
+    from dontneed.model.views.descent import Stage
 
 _ARCHITECTURE = "x86_64"
 _NOTES = {OLDEST: "a model, read and never run"}

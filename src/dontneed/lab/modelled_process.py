@@ -24,12 +24,15 @@ from dontneed.lab.machine import (
     Region,
     Thread,
 )
-from dontneed.model import collapse, libc, pagemap, procfs, remap
-from dontneed.model import vma as vm
-from dontneed.model.entries import HUGE, LEAF_PAGES
-from dontneed.model.mm import PAGE_SHIFT
-from dontneed.model.nptl import Stack, Stacks
+from dontneed.model.calls import remap
+from dontneed.model.paging import collapse
 from dontneed.model.process import PAGE_BYTES, Process
+from dontneed.model.program import libc
+from dontneed.model.program.nptl import Stack, Stacks
+from dontneed.model.space import vma as vm
+from dontneed.model.space.entries import HUGE, LEAF_PAGES
+from dontneed.model.space.mm import PAGE_SHIFT
+from dontneed.model.views import pagemap, procfs
 from dontneed.units import round_up
 
 TYPE_CHECKING = False
@@ -38,8 +41,8 @@ if TYPE_CHECKING:
 
     from dontneed.abi.advice import PosixAdvice
     from dontneed.lab.modelled import ModelMachine
-    from dontneed.model import page_cache
-    from dontneed.model.mm import Mm
+    from dontneed.model.memory import page_cache
+    from dontneed.model.space.mm import Mm
 
 _SHARED_KINDS = (SHARED_ANONYMOUS, SHARED_FILE)
 _FILE_KINDS = (PRIVATE_FILE, SHARED_FILE)

@@ -13,21 +13,23 @@ Kernel:
 from __future__ import annotations
 
 from dontneed.abi.errnos import EINVAL, ENOMEM
-from dontneed.model import faults, heap, layout, mappings, remap, seal, vector
-from dontneed.model import fork as forking
-from dontneed.model import vma as vm
-from dontneed.model.advice import madvise
-from dontneed.model.entries import KIND, LEAF_PAGES, SHMEM, ZERO
-from dontneed.model.hugetlb import close
-from dontneed.model.mm import PAGE_SHIFT, Mm
-from dontneed.model.zap import zap
+from dontneed.model.calls import fork as forking
+from dontneed.model.calls import heap, mappings, remap, seal, vector
+from dontneed.model.calls.advice import madvise
+from dontneed.model.paging import faults
+from dontneed.model.paging.hugetlb import close
+from dontneed.model.paging.zap import zap
+from dontneed.model.program import layout
+from dontneed.model.space import vma as vm
+from dontneed.model.space.entries import KIND, LEAF_PAGES, SHMEM, ZERO
+from dontneed.model.space.mm import PAGE_SHIFT, Mm
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dontneed.model.layout import Program
-    from dontneed.model.page_cache import File
+    from dontneed.model.memory.page_cache import File
+    from dontneed.model.program.layout import Program
     from dontneed.model.system import System
 
 PAGE_BYTES = 1 << PAGE_SHIFT
@@ -96,7 +98,7 @@ class Process:
         pages = -(-length // (unit << PAGE_SHIFT)) * unit
         if not length or offset & _WITHIN_PAGE or (address or 0) & _WITHIN_PAGE:
             return -EINVAL
-        first = layout.find_gap(self.mm, pages, align=unit) if address is None else address >> PAGE_SHIFT
+        first = mappings.find_gap(self.mm, pages, align=unit) if address is None else address >> PAGE_SHIFT
         if not first or first + pages > self.mm.top:
             return -ENOMEM
         if shared and file is None and not flags & vm.HUGETLB:

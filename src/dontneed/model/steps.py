@@ -244,6 +244,12 @@ STEPS: tuple[Step, ...] = (
         {"remap_many": True, "remap_checks_first": True},
     ),
     Step(
+        "6.17",
+        "mprotect changes the parts of a huge page together",
+        "memory; measured on 6.18",
+        {"protects_parts_together": True},
+    ),
+    Step(
         "6.18",
         "collapse of what cannot be written; faults map whole folios",
         "measured on 6.18",

@@ -5,16 +5,16 @@ from __future__ import annotations
 from functools import cache
 
 from dontneed.abi.advice import Advice
-from dontneed.model.frames import Frames
-from dontneed.model.page_cache import File
-from dontneed.model.swap import Swap
+from dontneed.model.memory.frames import Frames
+from dontneed.model.memory.page_cache import File
+from dontneed.model.memory.swap import Swap
 from dontneed.model.versions import behaviour_at
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from dontneed.model.mm import Mm
-    from dontneed.model.path import Path
+    from dontneed.model.space.mm import Mm
     from dontneed.model.versions import Behaviour
+    from dontneed.model.views.path import Path
 
 
 _POISONING = {int(Advice.HWPOISON), int(Advice.SOFT_OFFLINE)}

@@ -47,6 +47,7 @@ class Behaviour(Record):
         split_finds_zeros: of a huge page that is split for good, the pages that hold but zeros become the zero page.
         reuses_parts: when a process writes to a part of a huge page that it alone maps still, and once did not:
             "unshared": no part is shared; "never": it copies; "own": all parts are its own.
+        protects_parts_together: what mprotect changes of a huge page is dirty if one of its parts is.
         maps_whole_folio: a fault of a file maps all that a huge page of its cache has for the page table.
         collapse_needs_writable: small pages become a huge one only if one of them can be written.
         collapses_read_only: and if others cannot.
@@ -142,6 +143,7 @@ class Behaviour(Record):
     huge_copied_whole: bool = True
     split_finds_zeros: bool = False
     reuses_parts: str = "unshared"
+    protects_parts_together: bool = False
     maps_whole_folio: bool = False
     collapse_needs_writable: bool = True
     collapses_read_only: bool = False

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from dontneed.abi.page_entry import TableEntry
-    from dontneed.model.descent import Stage
+    from dontneed.model.views.descent import Stage
 
 _INDENT = "  "
 _CALLS_A_LINE = 3

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any
 
-    from dontneed.model.descent import Stage
+    from dontneed.model.views.descent import Stage
     from dontneed.report.pmap import PmapRow
 
 _ASCII = str.maketrans({"✓": "+", "✗": "-", "→": "->", "←": "<-", "…": "...", "≠": "!", "×": "x"})

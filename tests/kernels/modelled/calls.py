@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dontneed.abi.advice import Advice
-from dontneed.model.remap import MAY_MOVE
+from dontneed.model.calls.remap import MAY_MOVE
 from modelled.guest import PAGE, READ, RW, answer_of, outcome
 
 if TYPE_CHECKING:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dontneed.abi.advice import Advice
-from dontneed.model import vma as vm
-from dontneed.model.entries import FILE, SHMEM
-from dontneed.model.layout import vvar_flags
-from dontneed.model.page_cache import KERNELS, REGULAR, RING, SECRET, ZERO_DEVICE, File
+from dontneed.model.memory.page_cache import KERNELS, REGULAR, RING, SECRET, ZERO_DEVICE, File
+from dontneed.model.program.layout import vvar_flags
+from dontneed.model.space import vma as vm
+from dontneed.model.space.entries import FILE, SHMEM
 from modelled.guest import HUGE, PAGE, READ, RW, ModelGuest
 
 if TYPE_CHECKING:

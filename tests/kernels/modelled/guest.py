@@ -7,17 +7,17 @@ import re
 from array import array
 from typing import TYPE_CHECKING
 
-from dontneed.model import procfs
-from dontneed.model import vma as vm
-from dontneed.model.entries import KIND, SHMEM, ZERO
-from dontneed.model.mm import PAGE_SHIFT
-from dontneed.model.pagemap import pagemap
 from dontneed.model.process import Process
+from dontneed.model.space import vma as vm
+from dontneed.model.space.entries import KIND, SHMEM, ZERO
+from dontneed.model.space.mm import PAGE_SHIFT
 from dontneed.model.system import System
+from dontneed.model.views import procfs
+from dontneed.model.views.pagemap import pagemap
 
 if TYPE_CHECKING:
     from dontneed.abi.advice import Advice
-    from dontneed.model.page_cache import File
+    from dontneed.model.memory.page_cache import File
     from dontneed.model.versions import Behaviour
 
 PAGE = 4096

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dontneed.abi.advice import Advice
-from dontneed.model import vma as vm
-from dontneed.model.remap import DONT_UNMAP, FIXED, MAY_MOVE
+from dontneed.model.calls.remap import DONT_UNMAP, FIXED, MAY_MOVE
+from dontneed.model.space import vma as vm
 from modelled.guest import HUGE, PAGE, READ, RW, answer_of, outcome
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from dontneed.lab.bench import Bench
     from dontneed.lab.machine import Region
-    from dontneed.model.libc import Libc
+    from dontneed.model.program.libc import Libc
 
 STACK_PAGES = 2048
 USED_PAGES = 256

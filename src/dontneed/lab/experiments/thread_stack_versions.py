@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from dontneed.lab.machine import Machine, Thread
     from dontneed.lab.snapshot import Snapshot
-    from dontneed.model.libc import Libc
+    from dontneed.model.program.libc import Libc
     from dontneed.model.versions import Behaviour
 
 STACK_PAGES = 1000

@@ -1,0 +1,1 @@
+"""What pages are kept in: frames, the page cache of files, swap."""
