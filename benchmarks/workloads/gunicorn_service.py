@@ -15,6 +15,8 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from protocol import serve
@@ -64,7 +66,9 @@ def main() -> None:
 
 def _gunicorn(descriptor: int) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "gunicorn", "--bind", f"fd://{descriptor}", "--workers", "1"]
-    command += ["--worker-class", "gthread", "--threads", str(_THREADS), "--log-level", "warning", "flask_app:app"]
+    command += ["--worker-class", "gthread", "--threads", str(_THREADS), "--log-level", "warning"]
+    # Two seconds by default: on a busy machine a client may take longer between two requests.
+    command += ["--keep-alive", "60", "flask_app:app"]
     return subprocess.Popen(
         command,
         cwd=Path(__file__).parent,
@@ -77,23 +81,21 @@ def _gunicorn(descriptor: int) -> subprocess.Popen[bytes]:
 
 def _unit(port: int) -> str:
     """Four clients at once; the answers are always the same."""
-    answers: list[float] = []
-    clients = [threading.Thread(target=_client, args=(port, nth, answers)) for nth in range(_THREADS)]
-    for client in clients:
-        client.start()
-    for client in clients:
-        client.join()
+    with ThreadPoolExecutor(_THREADS) as clients:
+        answers = [answer for each in clients.map(partial(_client, port), range(_THREADS)) for answer in each]
     return f"{len(answers)} answers, {round(sum(answers), 2)}"
 
 
-def _client(port: int, nth: int, answers: list[float]) -> None:
+def _client(port: int, nth: int) -> list[float]:
     requests = Requests(port)
+    answers: list[float] = []
     for page in range(12):
         items = requests.ask(f"/items/{(nth * 12 + page) * 200}")
         answers.append(sum(item["price"] for item in items))  # type: ignore[attr-defined]
     for order in range(3):
         lines = [{"item": (nth * 7919 + order * 31 + line) % 20_000, "count": 1 + line % 5} for line in range(20_000)]
         answers.append(requests.ask("/orders", {"lines": lines, "note": "as every week"}))  # type: ignore[arg-type]
+    return answers
 
 
 def _pace(port: int) -> dict[str, float]:
