@@ -15,6 +15,8 @@ from dontneed.kernel.features import features
 STATES = {"present", "absent", "forbidden", "unprivileged"}
 NEEDS_RIGHTS = {
     "all processes": "CAP_SYS_PTRACE",
+    "bpf": "CAP_BPF",
+    "kernel memory": "CAP_PERFMON",
     "frame numbers": "CAP_SYS_ADMIN",
     "/proc/kpageflags": "CAP_DAC_READ_SEARCH",
     "/proc/kpagecount": "CAP_DAC_READ_SEARCH",

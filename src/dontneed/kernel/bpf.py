@@ -214,7 +214,7 @@ class Program(Closing):
         OSError: as bpf(2); the text has what the kernel's verifier had to say.
     """
 
-    __slots__ = ("_attribute", "_place", "context", "fd")
+    __slots__ = ("_attribute", "_call", "context", "fd")
 
     def __init__(self, name: str, code: Assembler, *, context_bytes: int = 0) -> None:
         self.fd = _load(name, code.assemble())
@@ -222,7 +222,8 @@ class Program(Closing):
         place = addressof((c_char * context_bytes).from_buffer(self.context)) if context_bytes else 0
         run = _RUN_ATTRIBUTE.pack(self.fd, 0, 0, 0, 0, 0, 0, 0, context_bytes, 0, place, 0)
         self._attribute = bytearray(run.ljust(abi.ATTRIBUTE_BYTES, b"\0"))
-        self._place = addressof((c_char * len(self._attribute)).from_buffer(self._attribute))
+        attribute = addressof((c_char * len(self._attribute)).from_buffer(self._attribute))
+        self._call = (_number(), abi.PROG_TEST_RUN, attribute, _RUN_ATTRIBUTE.size)
 
     def run(self) -> None:
         """Run it once, here and now.
@@ -230,7 +231,7 @@ class Program(Closing):
         Raises:
             OSError: as bpf(2).
         """
-        libc.check(libc.syscall(_number(), abi.PROG_TEST_RUN, self._place, _RUN_ATTRIBUTE.size), "bpf")
+        libc.check(libc.syscall(*self._call), "bpf")
 
     def close(self) -> None:
         """Let it go; it is unloaded with its last descriptor."""

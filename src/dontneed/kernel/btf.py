@@ -101,6 +101,11 @@ def read_layout(members: Iterable[tuple[str, str]], functions: Iterable[str]) ->
     return layout
 
 
+def is_btf(start: bytes) -> bool:
+    """Whether what begins so is BTF of this machine's byte order."""
+    return len(start) >= _HEADER.size and bool(_HEADER.unpack_from(start)[0] == _MAGIC)
+
+
 def parse_btf(data: bytes, members: Iterable[tuple[str, str]], functions: Iterable[str]) -> Layout:
     """Look members and functions up in the bytes of a BTF file.
 
@@ -136,7 +141,7 @@ class _Types:
     """
 
     def __init__(self, data: bytes) -> None:
-        if len(data) < _HEADER.size or _HEADER.unpack_from(data)[0] != _MAGIC:
+        if not is_btf(data):
             raise KernelLacks("the kernel's description of its types (BTF) is not in the form that dontneed reads")
         _, _, _, header, types_at, types_bytes, names_at, names_bytes = _HEADER.unpack_from(data)
         self._types = data[header + types_at : header + types_at + types_bytes]

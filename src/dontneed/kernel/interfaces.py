@@ -1,12 +1,12 @@
 """Every kernel interface that dontneed uses: what for, since when, what opens it, and the trial that finds it.
 
 One row, one interface, in the order of the steps that use them. To use another interface of the kernel, add its trial
-to `probes` and its row here; `features()`, `dontneed doctor` and the tests follow.
+to `probes` or `probes_tracing` and its row here; `features()`, `dontneed doctor` and the tests follow.
 """
 
 from __future__ import annotations
 
-from dontneed.kernel import probes
+from dontneed.kernel import probes, probes_tracing
 from dontneed.records import Record
 
 TYPE_CHECKING = False
@@ -42,6 +42,7 @@ class Interface(Record):
 
 _PAGE_MONITOR = "CONFIG_PROC_PAGE_MONITOR"
 _COUNTERS = "counters bound what was freed"
+_PAGE_MAP = "pagemap says what is present, swapped, huge and zero"
 _ONE_BY_ONE = "ranges are advised one by one"
 
 # A table is read by row; the formatter would give each cell a line.
@@ -67,6 +68,12 @@ _LOOK = (
               probes.try_own_processes, "CAP_SYS_PTRACE"),
     Interface("all processes", "look", "2.0", "look at the processes of other users",
               probes.try_all_processes, "CAP_SYS_PTRACE"),
+    Interface("bpf", "look", "5.14", "small programs of our own that read the kernel's memory",
+              probes_tracing.try_bpf, "CAP_BPF", needs="CONFIG_BPF_SYSCALL", instead=_PAGE_MAP),
+    Interface("BTF", "look", "5.4", "where in its memory the kernel keeps what",
+              probes_tracing.try_btf, needs="CONFIG_DEBUG_INFO_BTF", instead=_PAGE_MAP),
+    Interface("kernel memory", "look", "5.14", "page tables: every entry, accessed and dirty",
+              probes_tracing.try_kernel_memory, "CAP_PERFMON", needs="CONFIG_BPF_EVENTS", instead=_PAGE_MAP),
 )
 _PROVE = (
     Interface("frame numbers", "prove", "2.6.25", "which frame is behind a page",

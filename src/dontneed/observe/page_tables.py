@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 
-from dontneed.abi.page_entry import FRAME_MASK, HUGE, PRESENT, level_index
+from dontneed.abi.page_entry import FRAME_MASK, HUGE, LEVEL_BITS, PRESENT, level_index
 from dontneed.abi.page_walk import WalkedEntry, decode_path, is_last
 from dontneed.abi.pagemap import ENTRY_BYTES
 from dontneed.errors import DontneedError, ProcessGone, TargetRefused, UsageError, WrongType
@@ -55,13 +55,21 @@ class Walk(Record):
         pid: whose.
         address: the page's, in bytes.
         levels: of tables on this machine, 4 or 5.
-        entries: from the PGD down to the first that maps a page or has nothing below it.
+        raw: the 64 bits of each entry, from the PGD down to the first that maps a page or has nothing below it.
+        zero_frame: the frame of the shared zero page, where it is known.
     """
 
     pid: int
     address: int
     levels: int
-    entries: tuple[WalkedEntry, ...]
+    raw: tuple[int, ...]
+    zero_frame: int | None = None
+
+    @property
+    def entries(self) -> tuple[WalkedEntry, ...]:
+        """The entries in words: each time they are asked for, since that takes longer than reading them."""
+        page = self.address // PAGE_BYTES
+        return decode_path(page, self.raw, self.levels, _FORMAT, zero_frame=self.zero_frame)
 
     @property
     def frame(self) -> int | None:
@@ -69,7 +77,7 @@ class Walk(Record):
         last = self.entries[-1]
         if last.frame is None or last.table == "PTE":
             return last.frame
-        inside = (1 << 9 * (self.levels - len(self.entries))) - 1
+        inside = (1 << LEVEL_BITS * (self.levels - len(self.raw))) - 1
         return last.frame & ~inside | self.address // PAGE_BYTES & inside
 
 
@@ -106,10 +114,9 @@ def read_walk(process: ProcessDirectory, address: int, memory: KernelMemory, tas
     page = _checked_page(address, memory.levels)
     task = task or memory.task(process)
     for _ in range(_TRIES):
-        raws = _read_path(memory, task, page)
-        if raws is not None:
-            entries = decode_path(page, raws, memory.levels, _FORMAT, zero_frame=memory.zero_frame)
-            return Walk(process.pid, page * PAGE_BYTES, memory.levels, entries)
+        raw = _read_path(memory, task, page)
+        if raw is not None:
+            return Walk(process.pid, page * PAGE_BYTES, memory.levels, raw, memory.zero_frame)
     msg = f"the page tables of process {process.pid} changed each time they were read, {_TRIES} times"
     raise TargetRefused(msg, hint="try again")
 
@@ -146,7 +153,7 @@ def _checked_page(address: int, levels: int) -> int:
         msg = f"an address is an integer, not {type(address).__name__} {address!r}"
         raise WrongType(msg, hint="convert it: int(text, 16)")
     page = int(address.__index__()) // PAGE_BYTES
-    if not 0 <= page < _USER_HALF << 9 * (levels - 1):
+    if not 0 <= page < _USER_HALF << LEVEL_BITS * (levels - 1):
         msg = f"{address:#x} is no address of user space"
         raise UsageError(msg, hint="`dontneed look PID` shows what is mapped where")
     return page
