@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from dontneed.observe.mapping import Mapping as Mapping
     from dontneed.observe.measurement import Measurement as Measurement
     from dontneed.observe.measurement import measure as measure
+    from dontneed.observe.page_tables import Walk as Walk
+    from dontneed.observe.page_tables import walk as walk
     from dontneed.observe.pages import PageMap as PageMap
     from dontneed.reasons.survey import Survey as Survey
     from dontneed.reclaim.advise import advise as advise
@@ -73,6 +75,8 @@ _HOMES = {
     "Measurement": "observe.measurement",
     "measure": "observe.measurement",
     "PageMap": "observe.pages",
+    "Walk": "observe.page_tables",
+    "walk": "observe.page_tables",
     "advise": "reclaim.advise",
     "posix_madvise": "reclaim.advise",
     "discard": "reclaim.discard",
