@@ -13,7 +13,7 @@ from dontneed.errors import TargetRefused
 from dontneed.kernel.process_memory import write_memory
 from dontneed.observe import malloc_arenas, malloc_state
 from dontneed.observe.allocators import find_allocators
-from dontneed.reasons import malloc_free, malloc_pages
+from dontneed.reasons import malloc_calls, malloc_free, malloc_pages
 from dontneed.reasons.survey import Limits
 
 from .native_target import ROUNDS, SOURCES, Target, resident_bytes, running, subject_of
@@ -196,7 +196,7 @@ def test_a_locked_arena_is_left_alone_and_the_others_are_not(tmp_path):
     assert not done.spans & locked.memory
     assert found.releasable_bytes - done.advised >= 6 * MIB
     assert done.advised >= 18 * MIB
-    assert "using at every look" in done.notes[-1]
+    assert "using its arena at every look" in done.notes[-1]
 
 
 def test_an_arena_with_a_fault_is_left_alone_and_it_is_said_which(tmp_path):
@@ -250,6 +250,39 @@ def test_locked_memory_stays():
         assert any("mlock" in said for said in found.refused)
     finally:
         target.kill()
+
+
+def test_what_a_forked_child_shares_is_not_promised(child):
+    """To drop it frees nothing, as long as the child has it."""
+    target = child(
+        "import ctypes, os\nlibc = ctypes.CDLL(None)\nlibc.malloc.restype = ctypes.c_void_p\n"
+        "held = [ctypes.c_void_p(libc.malloc(100_000)) for _ in range(100)]\n"
+        "for each in held: ctypes.memset(each, 1, 100_000)\n"
+        "for each in held[:-1]: libc.free(each)\n"
+        "pause()\nreads, writes = os.pipe()\n"
+        "if not os.fork():\n    os.close(writes)\n    os.read(reads, 1)\n    os._exit(0)\n"
+    )
+    with subject_of(target.pid) as subject:
+        alone = malloc_free.survey(subject)
+    target.proceed()
+    with subject_of(target.pid) as subject:
+        shared = malloc_free.survey(subject)
+    assert alone.releasable_bytes >= 9 * MIB
+    assert shared.releasable_bytes < MIB
+    assert shared.watched
+
+
+def test_a_function_that_is_no_longer_where_it_was_is_not_called(tmp_path):
+    """Another program may have the same process by now."""
+    with running(tmp_path, "malloc_arenas", 1, BLOCKS, BLOCK_BYTES, 0) as target, subject_of(target.pid) as subject:
+        libc = find_allocators(subject).libc
+        start, end, offset = libc.mapped.code
+        for code in ((start, end, offset + 4096), (start + 4096, end, offset), (start, end - 4096, offset)):
+            moved = libc.replace(mapped=libc.mapped.replace(code=code))
+            with pytest.raises(TargetRefused, match="no longer where it was"):
+                malloc_calls.trim(subject.process, moved)
+        assert malloc_calls.trim(subject.process, libc).result in (0, 1)
+        assert target.tell("check") == ["errors 0"]
 
 
 def test_a_thread_that_a_signal_interrupted_is_not_taken_for_a_quiet_one(tmp_path):

@@ -10,6 +10,7 @@ from dontneed.observe.malloc_arenas import Places, find_main_arenas, read_arenas
 from dontneed.observe.malloc_chunks import proven_spans, walk_chains
 from dontneed.observe.malloc_memory import memory_of, places_of_heaps
 from dontneed.observe.presence import lie_within, read_presence
+from dontneed.observe.resident import find_anonymous
 from dontneed.observe.slices import together
 from dontneed.records import Record
 from dontneed.spans import Spans
@@ -19,7 +20,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from dontneed.abi.glibc_malloc import StateLayout
     from dontneed.kernel.maps import MapsTable
+    from dontneed.kernel.pagemap import Words
     from dontneed.kernel.procfs import ProcessDirectory
     from dontneed.observe.allocators import Allocators
     from dontneed.observe.malloc_arenas import Arena
@@ -42,7 +45,8 @@ class FreeChunks(Record):
         arenas: all of them, sound or not.
         chains: free chunks, as hints.
         spans: whole pages that are free and present.
-        releasable_bytes: how much of them would be free for everyone: of huge pages, only whole ones.
+        releasable_bytes: how much of them would be free for everyone: of huge pages, only whole ones, and nothing that
+            another process maps since a fork.
         memory: the pages of all arenas that are present.
     """
 
@@ -83,6 +87,7 @@ def find_free_chunks(
         NotPermitted, ProcessGone, KernelLacks: as `ProcessDirectory.open`.
     """
     arenas: dict[int, Arena] = {}
+    mains: tuple[tuple[int, StateLayout], ...] = ()
     for look in range(_LOOKS):
         if look:
             time.sleep(_BETWEEN_LOOKS_SECONDS)
@@ -90,7 +95,8 @@ def find_free_chunks(
         memory = memory_of(process.pid, table)
         presence = read_presence(process, memory.writable)
         try:
-            places = _places(memory, presence, allocators, left_alone)
+            mains = mains or tuple(find_main_arenas(memory, _statics(allocators)))
+            places = Places(mains, _heaps(memory, presence, left_alone))
             for arena in read_arenas(memory, places):
                 if arena.address not in arenas or arenas[arena.address].fault:
                     arenas[arena.address] = arena
@@ -100,7 +106,7 @@ def find_free_chunks(
             continue
         if arenas and not any(arena.fault for arena in arenas.values()):
             break
-    return _found(memory, presence, places, list(arenas.values()), left_alone) if arenas else None
+    return _found(process, memory, presence, places, list(arenas.values()), left_alone) if arenas else None
 
 
 def prove(memory: MallocMemory, found: FreeChunks) -> Proven:
@@ -119,7 +125,12 @@ def prove(memory: MallocMemory, found: FreeChunks) -> Proven:
 
 
 def _found(
-    memory: MallocMemory, presence: Presence, places: Places, arenas: list[Arena], left_alone: Spans
+    process: ProcessDirectory,
+    memory: MallocMemory,
+    presence: Presence,
+    places: Places,
+    arenas: list[Arena],
+    left_alone: Spans,
 ) -> FreeChunks:
     sound = [arena for arena in arenas if not arena.fault]
     chains = walk_chains(memory, sound)
@@ -131,7 +142,7 @@ def _found(
         arenas=tuple(arenas),
         chains=chains,
         spans=small | huge,
-        releasable_bytes=small.size_bytes + huge.inward_huge().size_bytes,
+        releasable_bytes=find_anonymous(process, small | huge.inward_huge()).alone.size_bytes,
         memory=together(arena.memory for arena in arenas) & presence.present,
     )
 
@@ -141,10 +152,9 @@ def _free_pages(memory: MallocMemory, arenas: list[Arena], chains: Chains) -> Sp
     return together([tops, *(proven_spans(memory, arena, chains) for arena in arenas)])
 
 
-def _places(memory: MallocMemory, presence: Presence, allocators: Allocators, left_alone: Spans) -> Places:
-    heaps = places_of_heaps(memory.writable)
-    mains = find_main_arenas(memory, _statics(allocators))
-    return Places(tuple(mains), heaps[presence.has(heaps) & ~lie_within(left_alone, heaps)])
+def _heaps(memory: MallocMemory, presence: Presence, left_alone: Spans) -> Words:
+    places = places_of_heaps(memory.writable)
+    return places[presence.has(places) & ~lie_within(left_alone, places)]
 
 
 def _statics(allocators: Allocators) -> Iterable[tuple[int, int]]:

@@ -31,8 +31,8 @@ _CHUNK_WORDS = 4
 _FOOTER_WORDS = 2
 """prev_size and size of the chunk behind."""
 _MOST_STEPS = 4096
-_MOST_CHUNKS = 1 << 18
-"""A walk of some 20 µs a step and 1 µs a chunk ends here; malloc_trim reaches what lies behind."""
+_MOST_CHUNKS = 1 << 15
+"""A walk of some 20 µs a step ends here, and so does what a stop has to prove; malloc_trim reaches what lies behind."""
 
 
 class Chains(Record):

@@ -14,8 +14,11 @@ and the quiet one holds none, because of where it waits (see remote/quiet.py).
 
 from __future__ import annotations
 
+import time
+
 from dontneed.abi.syscalls import X86_64 as NR
 from dontneed.errors import ProcessGone, TargetRefused
+from dontneed.kernel.maps import read_maps
 from dontneed.kernel.process_memory import write_memory
 from dontneed.observe.allocators import GPERFTOOLS, JEMALLOC, MIMALLOC, TCMALLOC, TRIM
 from dontneed.records import Record
@@ -40,7 +43,8 @@ _KEEPS = {
 }
 _OWN_THREADS = (b"jemalloc_bg_thd",)
 """Threads of allocators themselves are never borrowed for a call of theirs."""
-_ATTEMPTS = 3
+_WAITS_SECONDS = (0.0, 0.002, 0.008, 0.032, 0.128)
+"""Before each attempt: a thread that was stopped just now is not seen to wait before it has run again."""
 
 _PROT_READ, _PROT_WRITE = 1, 2
 _MAP_PRIVATE, _MAP_ANONYMOUS = 2, 0x20
@@ -52,10 +56,12 @@ class Called(Record):
     Attributes:
         result: what the function returned, as a C int.
         pause_seconds: for which the thread that ran it was held.
+        thread: which one that was; 0 for the calling one.
     """
 
     result: int
     pause_seconds: float
+    thread: int = 0
 
 
 def trim(process: ProcessDirectory, libc: Allocator) -> Called:
@@ -64,7 +70,7 @@ def trim(process: ProcessDirectory, libc: Allocator) -> Called:
     Raises:
         TargetRefused, NotPermitted, ProcessGone: as `_call_quietly`.
     """
-    return _call_quietly(process, libc.functions[TRIM], (0,))
+    return _call_quietly(process, libc, libc.functions[TRIM], (0,))
 
 
 def purge(process: ProcessDirectory, allocator: Allocator) -> Called:
@@ -74,8 +80,8 @@ def purge(process: ProcessDirectory, allocator: Allocator) -> Called:
         TargetRefused, NotPermitted, ProcessGone: as `_call_quietly`.
     """
     if allocator.name == MIMALLOC:
-        return _call_by_all(process, *purge_call(allocator))
-    return _call_quietly(process, *purge_call(allocator))
+        return _call_by_all(process, allocator, *purge_call(allocator))
+    return _call_quietly(process, allocator, *purge_call(allocator))
 
 
 def purge_call(allocator: Allocator) -> tuple[int, tuple[int, ...], bytes]:
@@ -94,11 +100,14 @@ def kept_by(allocator: Allocator) -> str:
     return _KEEPS[allocator.name]
 
 
-def _call_quietly(process: ProcessDirectory, function: int, arguments: tuple[int, ...], text: bytes = b"") -> Called:
+def _call_quietly(
+    process: ProcessDirectory, owner: Allocator, function: int, arguments: tuple[int, ...], text: bytes = b""
+) -> Called:
     """Call a function by a thread that is quiet.
 
     Args:
         process: where.
+        owner: whose function it is.
         function: its address.
         arguments: integers.
         text: put into memory of the process, and its address before the arguments.
@@ -108,15 +117,19 @@ def _call_quietly(process: ProcessDirectory, function: int, arguments: tuple[int
     """
     from dontneed.remote.quiet import quiet_threads
 
-    for _ in range(_ATTEMPTS):
+    for seconds in _WAITS_SECONDS:
+        time.sleep(seconds)
         for quiet in quiet_threads(process):
-            called = _call_by(process, quiet.thread, function, arguments, text)
+            called = _call_by(process, quiet.thread, owner, function, arguments, text)
             if called is not None:
                 return called
-    raise _nobody_quiet(process)
+    msg = f"no thread of process {process.pid} waits where it cannot be inside malloc"
+    raise TargetRefused(msg, hint="try again when it is less busy")
 
 
-def _call_by_all(process: ProcessDirectory, function: int, arguments: tuple[int, ...], text: bytes = b"") -> Called:
+def _call_by_all(
+    process: ProcessDirectory, owner: Allocator, function: int, arguments: tuple[int, ...], text: bytes = b""
+) -> Called:
     """Call a function by each thread that is quiet, one after the other; the longest pause.
 
     Raises:
@@ -124,20 +137,14 @@ def _call_by_all(process: ProcessDirectory, function: int, arguments: tuple[int,
     """
     from dontneed.remote.quiet import quiet_threads
 
-    calls = (_call_by(process, quiet.thread, function, arguments, text) for quiet in quiet_threads(process))
-    done = [called for called in calls if called is not None]
-    if not done:
-        raise _nobody_quiet(process)
-    return max(done, key=lambda called: called.pause_seconds)
-
-
-def _nobody_quiet(process: ProcessDirectory) -> TargetRefused:
-    msg = f"no thread of process {process.pid} waits where it cannot be inside malloc"
-    return TargetRefused(msg, hint="try again when it is less busy")
+    called = _call_quietly(process, owner, function, arguments, text)
+    others = (quiet.thread for quiet in quiet_threads(process) if quiet.thread != called.thread)
+    more = (_call_by(process, thread, owner, function, arguments, text) for thread in others)
+    return max([called, *(each for each in more if each is not None)], key=lambda each: each.pause_seconds)
 
 
 def _call_by(
-    process: ProcessDirectory, thread: int, function: int, arguments: tuple[int, ...], text: bytes
+    process: ProcessDirectory, thread: int, owner: Allocator, function: int, arguments: tuple[int, ...], text: bytes
 ) -> Called | None:
     """Call the function by this thread; None if it cannot be, and nothing was changed."""
     from dontneed.remote.call import call
@@ -151,6 +158,7 @@ def _call_by(
         with Stop(process, [thread]) as stop:
             if not still_quiet(stop, thread) or why_not(stop, thread, stop.registers[thread]):
                 return None
+            _require_loaded(process, owner)
             if text:
                 with _Scratch(stop, text) as address:
                     result = call(stop, function, address, *arguments)
@@ -159,7 +167,23 @@ def _call_by(
     except ProcessGone:
         process.read("stat")  # raises if it is not only the thread that has ended
         return None
-    return Called((result & 0xFFFF_FFFF ^ 0x8000_0000) - 0x8000_0000, stop.pause_seconds)
+    return Called((result & 0xFFFF_FFFF ^ 0x8000_0000) - 0x8000_0000, stop.pause_seconds, thread)
+
+
+def _require_loaded(process: ProcessDirectory, owner: Allocator) -> None:
+    """Raise unless the code that is about to be called is still where it was found.
+
+    Raises:
+        TargetRefused: the process runs another program since, or has unloaded it.
+    """
+    table, (start, end, offset) = read_maps(process), owner.mapped.code
+    for row, begins in enumerate(table.starts):
+        if begins == start and table.ends[row] == end:
+            perms, at, _, _, name = table.words(row)
+            if "x" in perms and at == offset and name.startswith(owner.mapped.path):
+                return
+    msg = f"{owner.mapped.path} is no longer where it was in process {process.pid}"
+    raise TargetRefused(msg, hint="look at what it runs now, and try again")
 
 
 class _Scratch:

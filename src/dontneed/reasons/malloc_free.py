@@ -264,7 +264,10 @@ def _look(subject: Subject, allocators: Allocators) -> tuple[FreeChunks | None, 
     if chunks is None:
         return None, ["no arena of a known glibc (2.23 to 2.43) was found: malloc is another one, or was never used"]
     faults = Counter(arena.fault for arena in chunks.arenas if arena.fault and not arena.is_locked)
-    return chunks, [f"{count} of {len(chunks.arenas)} arenas left alone: {fault}" for fault, count in faults.items()]
+    said = [f"{count} of {len(chunks.arenas)} arenas left alone: {fault}" for fault, count in faults.items()]
+    if not chunks.chains.is_whole:
+        said.append("it has more free chunks than were followed: those beyond are left to malloc_trim, and not counted")
+    return chunks, said
 
 
 def _watched(subject: Subject, chunks: FreeChunks | None, purged: tuple[Allocator, ...]) -> Spans:

@@ -99,6 +99,7 @@ class _Work:
         self._seconds_a_byte = SECONDS_A_BYTE
         self._stop_seconds = STOP_SECONDS
         self._stops_too_long = 0
+        self._unclear = ""
         self.dropped: list[Spans] = []
         self.pauses: list[float] = []
         self.notes: list[str] = []
@@ -113,7 +114,7 @@ class _Work:
                 return
             time.sleep(wait_seconds)
             wait_seconds *= 2
-        self._note(f"{format_bytes(left.size_bytes)} are in arenas that a thread was using at every look: left alone")
+        self._note(f"{format_bytes(left.size_bytes)} left alone: {self._unclear}")
 
     def _rehearse(self) -> None:
         """Do once, while nobody waits for it, what every stop does: the first time takes several times as long."""
@@ -162,8 +163,10 @@ class _Work:
             self._note(protected.whole)
             return nothing, nothing
         if not _locks_tell(stop, self._functions) and not _all_wait_elsewhere(stop):
-            self._note("it has one thread, so that glibc takes no locks, and that was not waiting where malloc is not")
-            return nothing, nothing
+            self._unclear = (
+                "it has one thread, so that glibc takes no locks, and that was not seen to wait outside malloc"
+            )
+            return nothing, part
         try:
             proven = prove(memory_of(self._process.pid, table), self._found)
         except Unreadable as moved:
@@ -172,7 +175,10 @@ class _Work:
         for fault in proven.faults.values():
             self._note(f"an arena is left alone: {fault}")
         free = (proven.spans - protected.spans) & part
-        return free, part - free if proven.locks else nothing
+        if not proven.locks:
+            return free, nothing
+        self._unclear = "a thread was using its arena at every look"
+        return free, part - free
 
     def _learn(self, pause_seconds: float, advise_seconds: float, dropped_bytes: int) -> None:
         """Take from a stop how long the next will take."""
