@@ -25,7 +25,8 @@ WRITE_NOTIFIED = 1 << 10
 SOFT_DIRTY = 1 << 11
 """Written to since someone cleared this bit; since 3.11, where the kernel was built with it."""
 SAVED_DIRTY = 1 << 58
-"""Written to before it was write-protected, since 6.6: there, dirty and not writable means a shadow stack."""
+"""Written to, and not writable now; there, DIRTY would mean a shadow stack."""
+SAVED_DIRTY_SINCE = (6, 6)
 NO_EXECUTE = 1 << 63
 
 PROT_NONE = GLOBAL

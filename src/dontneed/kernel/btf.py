@@ -270,7 +270,7 @@ def _keep(place: str, members: list[tuple[str, str]], functions: list[str], layo
     }
     draft = f"{place}.{os.getpid()}"
     try:
-        if not _is_ours(os.stat(os.path.dirname(directory)), stat.S_ISDIR):  # sudo with the home of another user
+        if not _is_ours(os.stat(_nearest_that_exists(directory)), stat.S_ISDIR):  # sudo with another user's home
             return
         os.makedirs(directory, mode=0o700, exist_ok=True)
         if not _is_ours(os.stat(directory, follow_symlinks=False), stat.S_ISDIR):
@@ -280,6 +280,12 @@ def _keep(place: str, members: list[tuple[str, str]], functions: list[str], layo
         os.rename(draft, place)
     except OSError:  # no room, read-only, no home: nothing depends on it
         return
+
+
+def _nearest_that_exists(directory: str) -> str:
+    """The directory above, or the one above that."""
+    above = os.path.dirname(directory)
+    return above if os.path.exists(above) or above == directory else _nearest_that_exists(above)
 
 
 def _is_ours(found: os.stat_result, is_kind: Callable[[int], bool]) -> bool:

@@ -21,6 +21,8 @@ from dontneed.abi.page_entry import (
     POISON_TYPE,
     PRESENT,
     PROT_NONE,
+    SAVED_DIRTY,
+    SAVED_DIRTY_SINCE,
     SPECIAL,
     SWAP_INVERTED_SINCE,
     USER,
@@ -85,7 +87,9 @@ def raw_entry(mm: Mm, vma: Vma | None, code: int, value: int) -> int:
 
 
 def _present(vma: Vma, code: int, frame: int, version: tuple[int, ...]) -> int:
-    bits = USER | ACCESSED * bool(code & entries.YOUNG) | DIRTY * bool(code & entries.DIRTY)
+    saves_dirty = version >= SAVED_DIRTY_SINCE and not code & entries.WRITE
+    bits = USER | ACCESSED * bool(code & entries.YOUNG)
+    bits |= (SAVED_DIRTY if saves_dirty else DIRTY) * bool(code & entries.DIRTY)
     bits |= WRITABLE * bool(code & entries.WRITE) | HUGE * bool(code & entries.HUGE)
     bits |= SPECIAL * (code & entries.KIND in (entries.ZERO, entries.PFN) and not code & entries.HUGE)
     bits |= 0 if vma.flags & vm.EXEC else NO_EXECUTE
