@@ -46,8 +46,9 @@ STOP_SECONDS = 0.003
 _SHARE_OF_LIMIT = 0.7
 _LEAST_SLICE_BYTES = 1 * MIB
 """Less is not worth a stop."""
-_MOST_STOPS_TOO_LONG = 3
-"""In a row: one may be chance, since others use the processor as well."""
+_STOPS_TO_TELL = 3
+_REMEMBERED = 5
+"""So many of the latest stops count: others use the processor as well, and a single one may take any time."""
 _ATTEMPTS = 5
 """How often to come back for what could not be dropped, since threads were inside malloc."""
 _FIRST_WAIT_SECONDS = 0.001
@@ -96,9 +97,8 @@ class _Work:
         self._found = found
         self._functions = functions
         self._most_seconds = most_seconds
-        self._seconds_a_byte = SECONDS_A_BYTE
-        self._stop_seconds = STOP_SECONDS
-        self._stops_too_long = 0
+        self._seconds_a_byte = [SECONDS_A_BYTE]
+        self._stop_seconds = [STOP_SECONDS]  # both guesses, until there are better ones
         self._unclear = ""
         self.dropped: list[Spans] = []
         self.pauses: list[float] = []
@@ -129,11 +129,14 @@ class _Work:
         """Go once through all of it; what is to be tried again."""
         again: list[Spans] = []
         while left:
-            if self._stops_too_long == _MOST_STOPS_TOO_LONG:
-                most = format_seconds(self._most_seconds or 0)
-                self._note(f"stops take longer than {most} here: {format_bytes(left.size_bytes)} left alone")
+            slice_bytes = self._slice_bytes()
+            if not slice_bytes:
+                fastest, most = format_seconds(self._fastest()), format_seconds(self._most_seconds or 0)
+                self._note(
+                    f"a stop alone takes {fastest}, more than {most}: {format_bytes(left.size_bytes)} left alone"
+                )
                 return Spans()
-            part = next(in_slices(left, self._slice_bytes()))
+            part = next(in_slices(left, slice_bytes))
             left -= part
             again.append(self._drop(part))
             time.sleep(min(self.pauses[-1], _LONGEST_REST_SECONDS) if left else 0)
@@ -183,22 +186,33 @@ class _Work:
     def _learn(self, pause_seconds: float, advise_seconds: float, dropped_bytes: int) -> None:
         """Take from a stop how long the next will take."""
         self.pauses.append(pause_seconds)
-        self._stop_seconds = (self._stop_seconds + pause_seconds - advise_seconds) / 2
+        self._stop_seconds.append(pause_seconds - advise_seconds)
         if dropped_bytes >= _LEAST_SLICE_BYTES:
-            self._seconds_a_byte = (self._seconds_a_byte + advise_seconds / dropped_bytes) / 2
-        if self._most_seconds is not None:
-            self._stops_too_long = self._stops_too_long + 1 if pause_seconds > self._most_seconds else 0
+            self._seconds_a_byte.append(advise_seconds / dropped_bytes)
 
     def _slice_bytes(self) -> int:
-        """How much the next stop may drop."""
+        """How much the next stop may drop; 0 if even the fastest of the latest stops was too long before it did."""
         if self._most_seconds is None:
             return SLICE_BYTES
-        fits = (self._most_seconds * _SHARE_OF_LIMIT - self._stop_seconds) / self._seconds_a_byte
+        if len(self.pauses) >= _STOPS_TO_TELL and self._fastest() > self._most_seconds:
+            return 0
+        left = self._most_seconds * _SHARE_OF_LIMIT - _usual(self._stop_seconds)
+        fits = left / _usual(self._seconds_a_byte)
         return max(_LEAST_SLICE_BYTES, min(round_down(max(int(fits), 0), HUGE_PAGE_BYTES), SLICE_BYTES))
+
+    def _fastest(self) -> float:
+        """What a stop takes that drops nothing, if nobody else wants the processor."""
+        return min(self._stop_seconds[-_REMEMBERED:])
 
     def _note(self, note: str) -> None:
         if note not in self.notes:
             self.notes.append(note)
+
+
+def _usual(measured: list[float]) -> float:
+    """The middle one of the latest."""
+    latest = sorted(measured[-_REMEMBERED:])
+    return latest[len(latest) // 2]
 
 
 def _locks_tell(stop: Stop, functions: Mapping[str, int]) -> bool:
