@@ -11,7 +11,8 @@ Only pages that the process maps alone are read. Since 5.19 a page that is share
 pinned (gup_must_unshare()), so that reading a forked worker would make it grow by all that it has in common with its
 parent; and dropping such a page would free nothing anyway.
 
-A page is sampled at three words first: what is not zero mostly shows there, and is then looked at no further.
+One word of every page is read first, for a third of what it takes to read and look through the page; what is not zero
+mostly shows there. The others are read whole, sampled at three words, and only then looked through.
 
 # Huge pages
 
@@ -26,7 +27,7 @@ import os
 
 from dontneed.abi import pagemap as abi
 from dontneed.errors import KernelLacks
-from dontneed.kernel.process_memory import read_ranges
+from dontneed.kernel.process_memory import read_each, read_ranges
 from dontneed.observe.resident import find_anonymous, scan_runs
 from dontneed.observe.slices import rows_in_slices
 from dontneed.records import Record
@@ -50,6 +51,7 @@ _PINNED_BYTES = 64 * PAGE_BYTES
 _WORD_BYTES = 8
 _PAGE_WORDS = PAGE_BYTES // _WORD_BYTES
 _SAMPLED = (0, _PAGE_WORDS * 3 // 8, _PAGE_WORDS - 1)
+_SAMPLED_AT_ONCE_BYTES = 256 * MIB
 _ROWS_AT_ONCE = 256
 """Pages whose every word is looked at together: they stay in the processor's cache."""
 
@@ -83,10 +85,10 @@ def find_zero_pages(process: ProcessDirectory, spans: Spans) -> ZeroPages:
     small = resident.alone - huge
     huge &= resident.alone
     buffer = new_buffer()
-    zero_in_huge = _zero_in_windows(process.pid, huge, buffer)
+    zero_in_huge = _zero_in_windows(process.pid, _doubtful(process.pid, huge), buffer)
     zero_huge = zero_in_huge.inward_huge()
     return ZeroPages(
-        small=_zero_in_windows(process.pid, small, buffer),
+        small=_zero_in_windows(process.pid, _doubtful(process.pid, small), buffer),
         huge=zero_huge,
         in_huge_bytes=zero_in_huge.size_bytes - zero_huge.size_bytes,
         shared_bytes=(resident.shared - zero_page).size_bytes,
@@ -149,6 +151,18 @@ def _kinds(process: ProcessDirectory, spans: Spans) -> tuple[Spans, Spans]:
         os.close(fd)
     is_zero, is_huge = (runs[:, 2] & np.uint64(bit) != 0 for bit in (abi.IS_ZERO, abi.IS_HUGE))
     return Spans.from_array(runs[is_zero, :2]), Spans.from_array(runs[is_huge, :2])
+
+
+def _doubtful(pid: int, spans: Spans) -> Spans:
+    """The pages in `spans` of which one word is zero: all that are zero, and a few more."""
+    import numpy as np
+
+    found = [np.zeros(0, np.uint64)]
+    for rows in rows_in_slices(spans, _SAMPLED_AT_ONCE_BYTES):
+        pages = _page_addresses(rows)
+        words, could_be_read = read_each(pid, pages + np.uint64(_SAMPLED[1] * _WORD_BYTES), _WORD_BYTES)
+        found.append(pages[could_be_read & (words.view(np.uint64)[:, 0] == 0)])
+    return Spans.of_pages(np.concatenate(found))
 
 
 def _zero_in_windows(pid: int, spans: Spans, buffer: Bytes) -> Spans:
