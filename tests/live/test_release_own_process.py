@@ -256,6 +256,27 @@ def test_tops_of_thread_arenas_come_back_that_malloc_trim_keeps(malloc_work):
 
 
 @needs_native
+def test_an_allocator_beside_mallocs_is_asked_to_purge():
+    """As pyarrow's own is: a plain call of its function."""
+    pytest.importorskip("pyarrow")
+    told = _told("""
+import pyarrow
+buffers = [pyarrow.allocate_buffer(200_000) for _ in range(300)]
+for each in buffers:
+    memoryview(each).cast("B")[:] = b"x" * 200_000
+kept = buffers[:5]
+del each
+full = rss()
+buffers.clear()
+receipt = dontneed.release(reasons=("malloc-free",))
+assert all(bytes(each) == b"x" * 200_000 for each in kept)
+tell(receipt, returned=full - rss())
+""")
+    assert told["returned"] > 30 * MIB
+    assert told["turns"]["malloc-free"]["failed"] == ""
+
+
+@needs_native
 def test_a_bound_on_the_pause_makes_more_and_shorter_holds():
     """All of it goes all the same."""
     told = _told("""

@@ -20,6 +20,7 @@ from dontneed import KernelLacks, Span, Spans, TargetRefused
 from dontneed.abi import pymalloc as abi
 from dontneed.abi.glibc_malloc import BINS, HEAP_BYTES, LAYOUTS
 from dontneed.kernel import mappings, native
+from dontneed.kernel.own_calls import call_own
 from dontneed.observe.pymalloc_arenas import object_type
 from dontneed.observe.pymalloc_pools import header_type
 
@@ -790,6 +791,17 @@ def test_chunks_that_the_kernel_does_not_let_go_are_not_said_to_be_given_up(heap
         assert hold.fault == ""
     finally:
         mappings.libc.munlock(heaps.first, 40 * PAGE)
+
+
+# Functions by their addresses
+
+
+def test_a_function_is_called_by_its_address():
+    """With integers, and with text that ends with a zero."""
+    library = ctypes.CDLL(None)
+    addresses = {name: ctypes.cast(getattr(library, name), ctypes.c_void_p).value for name in ("abs", "strncmp")}
+    assert call_own(addresses["abs"], 41) == 41
+    assert call_own(addresses["strncmp"], b"arena.1", b"arena.2", 6) == 0
 
 
 # The module
