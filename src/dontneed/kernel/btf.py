@@ -79,19 +79,20 @@ class Layout:
         raise KernelLacks(msg, hint="this kernel is not one that dontneed knows; please report it")
 
 
-def read_layout(members: Iterable[tuple[str, str]], functions: Iterable[str]) -> Layout:
+def read_layout(members: Iterable[tuple[str, str]], functions: Iterable[str], *, anew: bool = False) -> Layout:
     """Look members and functions up, in what was kept of this kernel or in its BTF.
 
     Args:
         members: (struct, member) pairs; a member of an unnamed part of the struct counts as its own.
         functions: names.
+        anew: do not ask what was kept.
     Raises:
         OSError: there is no BTF, or it is not to be read.
         KernelLacks: it is of a form that is not known.
     """
     members, functions = list(members), list(functions)
     place = _place()
-    kept = _read_kept(place, members, functions) if place else None
+    kept = _read_kept(place, members, functions) if place and not anew else None
     if kept is not None:
         return kept
     with open(PATH, "rb") as file:

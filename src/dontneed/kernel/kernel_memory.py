@@ -61,6 +61,9 @@ _FOUR_LEVELS_END = 1 << 48
 class KernelMemory(Closing):
     """The way to the kernel's memory, proven.
 
+    Args:
+        anew: look up where things are in the kernel's own description, and not in what was kept of it.
+
     Attributes:
         levels: of page tables on this machine, 4 or 5.
         base: where the kernel sees the first byte of physical memory; not to be told to anyone.
@@ -72,10 +75,10 @@ class KernelMemory(Closing):
 
     __slots__ = ("_answers", "_held", "_pages", "_reader", "_requests", "_tasks", "base", "levels", "zero_frame")
 
-    def __init__(self) -> None:
+    def __init__(self, *, anew: bool = False) -> None:
         if os.uname().machine != "x86_64" or PAGE_BYTES != 1 << FRAME_SHIFT:
             raise KernelLacks("page tables are decoded on x86-64 only", hint="`dontneed look` reads pagemap anywhere")
-        layout = read_layout(MEMBERS, FUNCTIONS)
+        layout = read_layout(MEMBERS, FUNCTIONS, anew=anew)
         with ExitStack() as held:
             self._requests = held.enter_context(SharedArray((1 + PAGES_A_CALL) * _WORD.size))
             self._answers = held.enter_context(memoryview(self._requests.memory).cast("Q"))
@@ -215,8 +218,16 @@ def open_kernel_memory() -> KernelMemory:
     """
     try:
         return KernelMemory()
+    except (
+        DontneedError
+    ) as doubt:  # what was kept of this kernel may be wrong; of a kernel that cannot be read it is not
+        first = doubt
     except OSError as refusal:
         raise _explained(refusal) from None
+    try:
+        return KernelMemory(anew=True)
+    except OSError:  # it has been let in a moment ago
+        raise first from None
 
 
 def _explained(refusal: OSError) -> DontneedError:
