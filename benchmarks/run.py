@@ -36,6 +36,7 @@ QUESTIONS = (
     "look_cold",
     "stall",
     "decode",
+    "walk",
     "startup",
     "discard",
     "model",

@@ -54,6 +54,8 @@ PAGES_A_CALL = 1024
 TABLE_ENTRIES = PAGE_BYTES // ENTRY_BYTES
 
 _WORD = struct.Struct("<Q")
+_SOME = 64
+"""Pages a call of what is asked for often; a program for these is loaded in a fifth of the time."""
 _FOUR_LEVELS_END = 1 << 48
 """Addresses of user space that end above have five levels of tables."""
 
@@ -73,18 +75,15 @@ class KernelMemory(Closing):
         KernelLacks: this kernel or processor is not one that we can read.
     """
 
-    __slots__ = ("_answers", "_held", "_pages", "_reader", "_requests", "_tasks", "base", "levels", "zero_frame")
+    __slots__ = ("_held", "_last", "_many", "_some", "_tasks", "base", "levels", "zero_frame")
 
     def __init__(self, *, anew: bool = False) -> None:
         if os.uname().machine != "x86_64" or PAGE_BYTES != 1 << FRAME_SHIFT:
             raise KernelLacks("page tables are decoded on x86-64 only", hint="`dontneed look` reads pagemap anywhere")
         layout = read_layout(MEMBERS, FUNCTIONS, anew=anew)
         with ExitStack() as held:
-            self._requests = held.enter_context(SharedArray((1 + PAGES_A_CALL) * _WORD.size))
-            self._answers = held.enter_context(memoryview(self._requests.memory).cast("Q"))
-            pages = held.enter_context(SharedArray(PAGES_A_CALL * PAGE_BYTES))
-            self._pages = pages.memory
-            self._reader = held.enter_context(Program("dontneed_read", _reading(self._requests, pages)))
+            self._last = self._some = held.enter_context(_Reader(_SOME))
+            self._many: _Reader | None = None
             self._tasks = held.enter_context(TaskFinder(layout, self.read_words))
             with ProcessDirectory() as process:
                 own = self.task(process)
@@ -117,17 +116,12 @@ class KernelMemory(Closing):
         Raises:
             OSError: as bpf(2).
         """
-        count = len(addresses)
-        answers = self._answers
-        answers[0] = count
-        for place, address in enumerate(addresses, 1):
-            answers[place] = address
-        self._reader.run()
-        return [place for place, answer in enumerate(answers[1 : count + 1]) if answer]
+        self._last = self._some if len(addresses) <= _SOME else self._for_many()
+        return self._last.read(addresses)
 
     def word(self, place: int, address: int) -> int:
         """The word at `address`, whose page was the one at `place` of the last call of `read`."""
-        word: int = _WORD.unpack_from(self._pages, place * PAGE_BYTES + address % PAGE_BYTES)[0]
+        word: int = _WORD.unpack_from(self._last.pages, place * PAGE_BYTES + address % PAGE_BYTES)[0]
         return word
 
     def read_words(self, addresses: Sequence[int]) -> list[int]:
@@ -148,24 +142,67 @@ class KernelMemory(Closing):
         Returns:
             A row of 512 words for each, where the next call will write; and 0 for each, or else why it was not read.
         """
+        return (self._some if len(addresses) <= _SOME else self._for_many()).read_array(addresses)
+
+    def _for_many(self) -> _Reader:
+        """The reader for `PAGES_A_CALL` pages, from when it is first needed: the verifier takes its time for it."""
+        if self._many is None:
+            self._many = self._held.enter_context(_Reader(PAGES_A_CALL))
+        return self._many
+
+
+class _Reader(Closing):
+    """A program that copies pages, and what it shares with us.
+
+    Attributes:
+        pages: what was read, one page behind the other.
+    """
+
+    __slots__ = ("_answers", "_held", "_program", "_requests", "pages")
+
+    def __init__(self, most_pages: int) -> None:
+        with ExitStack() as held:
+            requests = held.enter_context(SharedArray((1 + most_pages) * _WORD.size))
+            self._requests = requests.memory
+            self._answers = held.enter_context(memoryview(requests.memory).cast("Q"))
+            pages = held.enter_context(SharedArray(most_pages * PAGE_BYTES))
+            self.pages = pages.memory
+            self._program = held.enter_context(Program("dontneed_read", _reading(requests, pages, most_pages)))
+            self._held = held.pop_all()
+
+    def close(self) -> None:
+        """Unload it."""
+        self._held.close()
+
+    def read(self, addresses: Sequence[int]) -> list[int]:
+        """Read pages; the places of those that cannot be read."""
+        answers, count = self._answers, len(addresses)
+        answers[0] = count
+        for place, address in enumerate(addresses, 1):
+            answers[place] = address
+        self._program.run()
+        return [place for place, answer in enumerate(answers[1 : count + 1]) if answer]
+
+    def read_array(self, addresses: Words) -> tuple[Words, Words]:
+        """Read pages, for arrays."""
         import numpy as np
 
-        requests = np.frombuffer(self._requests.memory, np.uint64)
+        requests = np.frombuffer(self._requests, np.uint64)
         requests[0] = len(addresses)
         requests[1 : 1 + len(addresses)] = addresses
-        self._reader.run()
-        pages = np.frombuffer(self._pages, np.uint64).reshape(-1, TABLE_ENTRIES)
+        self._program.run()
+        pages = np.frombuffer(self.pages, np.uint64).reshape(-1, TABLE_ENTRIES)
         return pages[: len(addresses)], requests[1 : 1 + len(addresses)].copy()
 
 
-def _reading(requests: SharedArray, pages: SharedArray) -> Assembler:
+def _reading(requests: SharedArray, pages: SharedArray, most_pages: int) -> Assembler:
     """The program that copies pages: requests are a count and addresses, and each address becomes an errno or 0."""
     code = Assembler()
     code.map_value(R6, requests)
     code.map_value(R8, pages)
     code.move(R7, 0)
     code.label("next")
-    code.jump_if_at_least(R7, PAGES_A_CALL, "done")
+    code.jump_if_at_least(R7, most_pages, "done")
     code.load(R1, R6, 0)
     code.jump_if_at_least(R7, R1, "done")
     code.move(R9, R7)
