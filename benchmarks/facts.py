@@ -26,6 +26,7 @@ def machine() -> dict[str, str | int | float]:
         "memory_bytes": memory_bytes("MemTotal"),
         "huge_pages": _chosen(_HUGE_PAGES),
         "python": platform.python_version(),
+        "scheduling": "ordinary" if os.sched_getscheduler(0) == os.SCHED_OTHER else "real time",
         "load": round(os.getloadavg()[0], 2),
     }
 

@@ -70,9 +70,8 @@ def _conditions(results: dict[str, Any]) -> str:
 def _later_run(run: dict[str, Any]) -> str:
     """What was measured at another time, and on what the machine was then."""
     machine, questions = run["machine"], "; ".join(run["questions"])
-    return (
-        f" In a later run, with Python {machine['python']} and a load of {machine['load']} when it began: {questions}."
-    )
+    how = "" if machine["scheduling"] == "ordinary" else f", {machine['scheduling']}, since others were at work"
+    return f" In a later run (Python {machine['python']}, load {machine['load']}{how}): {questions}."
 
 
 def _row(comparison: dict[str, Any]) -> Row:
