@@ -151,7 +151,7 @@ def test_our_own_process_can_be_surveyed_and_not_released_from_within():
 def test_threads_that_are_inside_malloc_all_the_time_never_lose_a_byte(tmp_path):
     """Every block is verified by the target when it is resized or freed; and nobody waits for a lock for ever."""
     advised = 0
-    with running(tmp_path, "malloc_busy", 3) as target:
+    with running(tmp_path, "malloc_busy", 2) as target:
         for _ in range(ROUNDS):
             _, done = released(target.pid)
             advised += done.advised

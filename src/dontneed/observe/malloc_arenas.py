@@ -13,7 +13,7 @@ from __future__ import annotations
 from dontneed.abi import glibc_malloc as abi
 from dontneed.errors import Unreadable
 from dontneed.observe.malloc_memory import heap_faults, read_heaps
-from dontneed.observe.malloc_state import find_states, fitting_layouts, parse_state
+from dontneed.observe.malloc_state import find_states, fit_together, parse_state, word_at
 from dontneed.records import Record
 from dontneed.spans import Span, Spans
 from dontneed.units import PAGE_BYTES
@@ -92,16 +92,15 @@ def read_arenas(memory: MallocMemory, places: Places) -> list[Arena]:
     """
     heaps = read_heaps(memory, places.heaps)
     data = _read_states(memory, [*(main for main, _ in places.mains), *heaps])
-    states = [
-        (parse_state(address, data[address], layout), address == main)
-        for main, layout in places.mains
-        for address in _ring(memory, data, main, layout)
-    ]
-    sizes = _top_sizes(memory, [state for state, _ in states])
-    return [
-        _arena(memory, state, data[state.address], size, heaps, is_main=is_main)
-        for (state, is_main), size in zip(states, sizes, strict=True)
-    ]
+    arenas = []
+    for main, layout in places.mains:
+        ring = {address: data[address] for address in _ring(memory, data, main, layout)}
+        states = [parse_state(address, state, layout) for address, state in ring.items()]
+        facts = zip(states, _top_sizes(memory, states), fit_together(ring, layout), strict=True)
+        arenas += [
+            _arena(memory, state, size, heaps, is_main=state.address == main, fits=fits) for state, size, fits in facts
+        ]
+    return arenas
 
 
 def _closes(memory: MallocMemory, main: int, layout: StateLayout) -> bool:
@@ -117,7 +116,7 @@ def _ring(memory: MallocMemory, data: dict[int, bytes], main: int, layout: State
     while True:
         if ring[-1] not in data:
             data[ring[-1]] = memory.read(ring[-1], abi.STATE_BYTES)
-        following = int.from_bytes(data[ring[-1]][layout.next : layout.next + 8], "little")
+        following = word_at(data[ring[-1]], layout.next)
         if following == main:
             return ring
         if following % abi.ALIGNMENT or len(ring) == _MOST_ARENAS:
@@ -145,11 +144,11 @@ def _top_sizes(memory: MallocMemory, states: list[ArenaState]) -> list[int]:
 
 
 def _arena(
-    memory: MallocMemory, state: ArenaState, data: bytes, size: int, heaps: dict[int, list[Heap]], *, is_main: bool
+    memory: MallocMemory, state: ArenaState, size: int, heaps: dict[int, list[Heap]], *, is_main: bool, fits: bool
 ) -> Arena:
     own = heaps.get(state.address, [])
     faults = _main_faults(memory, state, size) if is_main else _thread_arena_faults(memory, state, size, own)
-    fault = next(_state_faults(state, data), "") or next(faults, "")
+    fault = next(_state_faults(state, fits=fits), "") or next(faults, "")
     if fault:
         return Arena(state.address, state, Spans(), Span(0, 0), fault)
     inside = _main_memory(memory, state, heaps) if is_main else _spans_of(own)
@@ -157,8 +156,8 @@ def _arena(
     return Arena(state.address, state, inside, top)
 
 
-def _state_faults(state: ArenaState, data: bytes) -> Iterator[str]:
-    if not fitting_layouts(state.address, data, (state.layout,)):
+def _state_faults(state: ArenaState, *, fits: bool) -> Iterator[str]:
+    if not fits:
         yield f"its bins are not those of glibc {state.layout.builds}"
     if state.flags & ~abi.KNOWN_FLAGS:
         yield f"its flags {state.flags:#x} are not known"

@@ -14,6 +14,9 @@ from dontneed.units import PAGE_BYTES
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import Any
+
+    import numpy as np
 
     from dontneed.abi.glibc_malloc import StateLayout
     from dontneed.kernel.pagemap import Words
@@ -60,30 +63,39 @@ class ArenaState(Record):
 
 def fitting_layouts(address: int, data: bytes, layouts: Iterable[StateLayout] = LAYOUTS) -> list[StateLayout]:
     """The layouts under which `data`, found at `address`, is a malloc_state: exactly one, if it is one."""
+    return [layout for layout in layouts if all(fit_together({address: data}, layout))]
+
+
+def fit_together(states: dict[int, bytes], layout: StateLayout) -> list[bool]:
+    """Whether each is a malloc_state of this layout, of bytes by their address; all of them in one go."""
     import numpy as np
 
-    words = np.frombuffer(data, np.uint64, len(data) // _WORD)
-    return [layout for layout in layouts if _fits(address, words, layout)]
+    whole = [len(data) >= layout.system_mem + _WORD for data in states.values()]
+    if not all(whole):
+        return whole
+    words = np.array([np.frombuffer(data, np.uint64, len(data) // _WORD) for data in states.values()])
+    return [bool(fits) for fits in _fit(np.array(list(states), np.uint64), words, layout)]
 
 
 def parse_state(address: int, data: bytes, layout: StateLayout) -> ArenaState:
     """The fields of the malloc_state at `address`, whose layout is known."""
-    import numpy as np
-
-    words = np.frombuffer(data, np.uint64, len(data) // _WORD)
     first, last = layout.fastbins
-    lock, flags = np.frombuffer(data, np.uint32, 2).tolist()
     return ArenaState(
         address=address,
         layout=layout,
-        mutex=lock,
-        flags=flags,
-        top=_field(words, layout.top),
-        next=_field(words, layout.next),
-        system_mem=_field(words, layout.system_mem),
-        links=_links(words, layout),
-        has_fast_chunks=bool(words[first // _WORD : last // _WORD].any()),
+        mutex=int.from_bytes(data[:4], "little"),
+        flags=int.from_bytes(data[4:_WORD], "little"),
+        top=word_at(data, layout.top),
+        next=word_at(data, layout.next),
+        system_mem=word_at(data, layout.system_mem),
+        links=_links(data, layout),
+        has_fast_chunks=any(data[first:last]),
     )
+
+
+def word_at(data: bytes, offset: int) -> int:
+    """The word at an offset."""
+    return int.from_bytes(data[offset : offset + _WORD], "little")
 
 
 def find_states(start: int, data: bytes) -> list[tuple[int, StateLayout]]:
@@ -114,35 +126,31 @@ def _may_be(address: int, layout: StateLayout, start: int, data: bytes) -> bool:
     if address < start:
         return False
     state = data[address - start :][:STATE_BYTES]
-    links = (int.from_bytes(state[at : at + _WORD], "little") for at in (layout.top, layout.next))
+    links = (word_at(state, layout.top), word_at(state, layout.next))
     if any(link < PAGE_BYTES or link % ALIGNMENT for link in links):
         return False
     return layout in fitting_layouts(address, state, (layout,))
 
 
-def _fits(address: int, words: Words, layout: StateLayout) -> bool:
+def _fit(addresses: Words, words: Words, layout: StateLayout) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Which rows of words, found at these addresses, are states of this layout."""
     import numpy as np
 
-    if len(words) * _WORD <= layout.system_mem:
-        return False
-    links = _links(words, layout)
-    own = np.uint64(address + layout.bins - _LINKS) + np.arange(BINS, dtype=np.uint64) * np.uint64(_LINKS)
-    leads_back = links == own[:, None]
-    empty = leads_back.all(axis=1)
-    if leads_back.any(axis=1).sum() != empty.sum():
-        return False
-    chunks = links[~empty]
-    if (chunks % np.uint64(ALIGNMENT)).any() or (chunks < PAGE_BYTES).any():
-        return False
-    marked = np.unpackbits(words[layout.binmap // _WORD :][: BINMAP_WORDS // 2].view(np.uint8), bitorder="little")
-    may_be_filled = marked[1 : BINS + 1].astype(np.bool_)
-    may_be_filled[UNSORTED_BIN - 1] = True  # is not in the map
-    return bool((may_be_filled | empty).all())
+    first = layout.bins // _WORD
+    links = words[:, first : first + 2 * BINS].reshape(-1, BINS, 2)
+    bins = addresses[:, None] + np.uint64(layout.bins - _LINKS) + np.arange(BINS, dtype=np.uint64) * np.uint64(_LINKS)
+    leads_back = links == bins[:, :, None]
+    empty = leads_back.all(axis=2)
+    is_chunk = (links % np.uint64(ALIGNMENT) == 0) & (links >= PAGE_BYTES) & ~leads_back
+    at = layout.binmap // _WORD
+    marks = np.ascontiguousarray(words[:, at : at + BINMAP_WORDS // 2]).view(np.uint8)
+    may_be_filled = np.unpackbits(marks, axis=1, bitorder="little")[:, 1 : BINS + 1].astype(np.bool_)
+    may_be_filled[:, UNSORTED_BIN - 1] = True  # is not in the map
+    fits: np.ndarray[Any, np.dtype[np.bool_]] = (empty | (is_chunk.all(axis=2) & may_be_filled)).all(axis=1)
+    return fits
 
 
-def _links(words: Words, layout: StateLayout) -> Words:
-    return words[layout.bins // _WORD :][: 2 * BINS].reshape(BINS, 2)
+def _links(data: bytes, layout: StateLayout) -> Words:
+    import numpy as np
 
-
-def _field(words: Words, offset: int) -> int:
-    return int(words[offset // _WORD])
+    return np.frombuffer(data, np.uint64, 2 * BINS, layout.bins).reshape(BINS, 2)
