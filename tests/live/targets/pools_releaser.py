@@ -1,7 +1,7 @@
 """Gives pools of a process back without end, to be killed while it does.
 
-Argument: its pid. For each line it says the pid of a child that does so, which says `hold` each time before it borrows a
-thread, and `held` when that has the GIL. A second line reaps the child.
+Argument: its pid. For each line it says the pid of a child that does so, which says `hold` each time before it borrows
+a thread, and `held` when that has the GIL. A second line reaps the child.
 """
 
 from __future__ import annotations
