@@ -15,7 +15,7 @@ import pytest
 
 from dontneed.abi import bpf as abi
 from dontneed.errors import DontneedError, KernelLacks, NotPermitted
-from dontneed.kernel import btf, features, kernel_memory, probes_tracing, tasks
+from dontneed.kernel import btf, direct_map, features, kernel_memory, probes_tracing, tasks
 from dontneed.kernel.bpf import R0, R6, Assembler, Program, next_id
 from dontneed.kernel.kernel_memory import open_kernel_memory
 from dontneed.kernel.procfs import ProcessDirectory
@@ -179,6 +179,16 @@ def test_a_kept_file_that_is_wrong_is_asked_of_the_kernel_anew(monkeypatch, tmp_
     kept.write_text(json.dumps(wrong))
     open_kernel_memory().close()
     assert json.loads(kept.read_text()) == right
+
+
+@ready
+def test_the_direct_map_is_found_however_far_it_begins_below(monkeypatch):
+    """A machine of terabytes has its first table far up; so many candidates take the large reader."""
+    with open_kernel_memory() as memory:
+        expected = memory.base, memory.zero_frame
+    monkeypatch.setattr(direct_map, "_CANDIDATES", ((100, 164), (164, 1188), (0, 1024)))
+    with open_kernel_memory() as memory:
+        assert (memory.base, memory.zero_frame) == expected
 
 
 # Whose memory

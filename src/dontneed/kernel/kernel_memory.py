@@ -82,6 +82,7 @@ class KernelMemory(Closing):
             raise KernelLacks("page tables are decoded on x86-64 only", hint="`dontneed look` reads pagemap anywhere")
         layout = read_layout(MEMBERS, FUNCTIONS, anew=anew)
         with ExitStack() as held:
+            self._held = held
             self._last = self._some = held.enter_context(_Reader(_SOME))
             self._many: _Reader | None = None
             self._tasks = held.enter_context(TaskFinder(layout, self.read_words))
