@@ -30,10 +30,15 @@ if TYPE_CHECKING:
     from dontneed.kernel.status import Counters as Counters
     from dontneed.observe.address_space import AddressSpace as AddressSpace
     from dontneed.observe.address_space import look as look
+    from dontneed.observe.cached_file import CachedFile as CachedFile
+    from dontneed.observe.cached_file import CacheTotal as CacheTotal
     from dontneed.observe.difference import Difference as Difference
     from dontneed.observe.mapping import Mapping as Mapping
     from dontneed.observe.measurement import Measurement as Measurement
     from dontneed.observe.measurement import measure as measure
+    from dontneed.observe.page_cache import PageCache as PageCache
+    from dontneed.observe.page_cache import cache as cache
+    from dontneed.observe.page_cache import evict as evict
     from dontneed.observe.page_tables import Walk as Walk
     from dontneed.observe.page_tables import walk as walk
     from dontneed.observe.pages import PageMap as PageMap
@@ -70,10 +75,15 @@ _HOMES = {
     "Counters": "kernel.status",
     "AddressSpace": "observe.address_space",
     "look": "observe.address_space",
+    "CachedFile": "observe.cached_file",
+    "CacheTotal": "observe.cached_file",
     "Difference": "observe.difference",
     "Mapping": "observe.mapping",
     "Measurement": "observe.measurement",
     "measure": "observe.measurement",
+    "PageCache": "observe.page_cache",
+    "cache": "observe.page_cache",
+    "evict": "observe.page_cache",
     "PageMap": "observe.pages",
     "Walk": "observe.page_tables",
     "walk": "observe.page_tables",

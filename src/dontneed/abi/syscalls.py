@@ -9,6 +9,9 @@ from __future__ import annotations
 PROCESS_MADVISE = 440
 """since 5.10; process_madvise(2)."""
 
+CACHESTAT = 451
+"""since 6.5; cachestat(2)."""
+
 MSEAL = 462
 """since 6.10; mseal(2)."""
 

@@ -64,6 +64,8 @@ _LOOK = (
               probes.try_rss_by_kind),
     Interface("mincore", "look", "2.4", "which pages of a file are cached",
               probes.try_mincore),
+    Interface("cachestat", "look", "6.5", "how much of a file is cached, dirty, evicted",
+              probes_tracing.try_cachestat, instead="mincore looks at every page, and cannot see dirty ones"),
     Interface("own processes", "look", "2.0", "look at your other processes",
               probes.try_own_processes, "CAP_SYS_PTRACE"),
     Interface("all processes", "look", "2.0", "look at the processes of other users",

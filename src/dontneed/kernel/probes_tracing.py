@@ -86,3 +86,10 @@ def _read(path: str) -> str | None:
             return file.read()
     except OSError:  # no securityfs here: the setting is not to be seen
         return None
+
+
+def try_cachestat() -> str:
+    """Count the page of a file of our own in memory."""
+    from dontneed.kernel.cachestat import try_counting
+
+    return f"counted {try_counting()} page of a file of one page"

@@ -1,0 +1,294 @@
+"""What of files is in the page cache, and asking the kernel to let go of it.
+
+Nothing here reads a file, maps it for longer than a question, or touches a page: looking changes nothing.
+
+What `evict` leaves in the cache, and why: dirty pages and those that are being written (the kernel begins to write the
+dirty ones, and does not wait; so once more, a little later, takes them as well), pages that somebody has mapped or
+locked, and files of tmpfs, which are nowhere else.
+
+Kernel:
+    cachestat(2) since 6.5, mincore(2); posix_fadvise(2) POSIX_FADV_DONTNEED: mm/fadvise.c generic_fadvise().
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from dontneed.errors import DontneedError, KernelLacks, NotPermitted, UsageError
+from dontneed.kernel.cachestat import cached_runs, page_counter
+from dontneed.kernel.statfs import IN_MEMORY, OVERLAY
+from dontneed.observe.cached_file import UNKNOWN, WIDTH, FileColumns
+from dontneed.observe.file_tree import Passed, Unread, walk
+from dontneed.records import Record
+from dontneed.units import PAGE_BYTES
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from dontneed.kernel.cachestat import PageCounter, Run
+    from dontneed.observe.cached_file import CachedFile, CacheTotal
+    from dontneed.observe.file_tree import Directory
+
+    Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+
+_REFUSALS = (errno.EACCES, errno.EPERM)
+_EMPTY = (0,) * WIDTH
+_NOT_COUNTED = [UNKNOWN] * 4
+"""What mincore cannot say of a file: dirty, under writeback, evicted, evicted recently."""
+
+
+class PageCache(Record):
+    """What of some files is in the page cache.
+
+    Attributes:
+        method: `cachestat`, `mincore`, or both with a plus between them.
+        directories: how many were read.
+        hard_links, symlinks, special, vanished: what was passed by: further names of a file that was counted, links
+            below a directory, what is no file, and what went while we came. How many.
+        other_file_systems: directories that were not descended into, and why.
+        unread: files and directories that refused, and why. They are in no sum.
+        in_memory_bytes: cached of tmpfs and ramfs, where nothing can be evicted: these pages are the files.
+        columns: what `files` is made of.
+    """
+
+    method: str
+    directories: int
+    hard_links: int
+    symlinks: int
+    special: int
+    vanished: int
+    other_file_systems: tuple[Unread, ...]
+    unread: tuple[Unread, ...]
+    in_memory_bytes: int
+    columns: FileColumns
+
+    @property
+    def files(self) -> tuple[CachedFile, ...]:
+        """A record a file, made at each call; in the order in which they were found."""
+        return tuple(map(self.columns.file, range(len(self.columns))))
+
+    def largest(self, count: int | None = None) -> list[CachedFile]:
+        """The files with most in the cache, or after an eviction with most left there; all if no count is given."""
+        return list(map(self.columns.file, self.columns.largest(len(self.columns) if count is None else count)))
+
+    @property
+    def total(self) -> CacheTotal:
+        """The sums."""
+        return self.columns.total()
+
+
+def cache(paths: Path | Iterable[Path], *, maps: bool = False, one_file_system: bool = False) -> PageCache:
+    """What of these files, and of the files in these directories, is in the page cache. Changes nothing.
+
+    Args:
+        paths: one, or several. A symbolic link is followed when it is named here, and not below a directory.
+        maps: say which pages, too: `CachedFile.runs`.
+        one_file_system: do not descend into directories that are on another file system.
+    Raises:
+        NotPermitted, KernelLacks, DontneedError: nothing at all could be read. Some files that could not are no error:
+            see `PageCache.unread`.
+        UsageError: no path.
+    Kernel:
+        cachestat(2) since 6.5, else mincore(2); each for files of ours, or that we may write to.
+    """
+    return _Reading(maps=maps).read(paths, one_file_system=one_file_system)
+
+
+def evict(paths: Path | Iterable[Path], *, one_file_system: bool = False) -> PageCache:
+    """Ask the kernel to let go of what it has cached of these files, and see what is left.
+
+    Nothing is lost, and nothing is waited for: a dirty page stays, as does one that somebody has mapped. Who may read a
+    file may do this.
+
+    Args:
+        paths: one, or several, as of `cache`.
+        one_file_system: as of `cache`.
+    Returns:
+        What was cached, and in `left_bytes` what is after it.
+    Raises:
+        NotPermitted, KernelLacks, DontneedError, UsageError: as `cache`.
+    Kernel:
+        posix_fadvise(2) since 2.5.60
+    """
+    return _Reading(evicting=True).read(paths, one_file_system=one_file_system)
+
+
+class _Reading:
+    """One reading of files, with what it has found so far."""
+
+    def __init__(self, *, maps: bool = False, evicting: bool = False) -> None:
+        self._maps = maps
+        self._evicting = evicting
+        self._counter = page_counter()
+        self._passed = Passed()
+        self._found = FileColumns()
+        self._seen: dict[int, set[int]] = {}
+        self._methods: set[str] = set()
+        self._in_memory_pages = 0
+
+    def read(self, paths: Path | Iterable[Path], *, one_file_system: bool) -> PageCache:
+        """Read all there is."""
+        for directory in walk(_as_names(paths), self._passed, one_file_system=one_file_system):
+            self._read_directory(directory)
+        passed = self._passed
+        if not self._found and passed.unread:
+            raise _nothing_read(passed.unread)
+        return PageCache(
+            method=" + ".join(sorted(self._methods)) or ("cachestat" if self._counter else "mincore"),
+            directories=passed.directories,
+            hard_links=passed.hard_links,
+            symlinks=passed.symlinks,
+            special=passed.special,
+            vanished=passed.vanished,
+            other_file_systems=tuple(passed.other),
+            unread=tuple(passed.unread),
+            in_memory_bytes=self._in_memory_pages * PAGE_BYTES,
+            columns=self._found,
+        )
+
+    def _read_directory(self, directory: Directory) -> None:
+        """The files of one directory."""
+        counter = None if directory.file_system == OVERLAY else self._counter
+        in_memory = directory.file_system in IN_MEMORY
+        if directory.names:
+            self._methods.add("cachestat" if counter else "mincore")
+        before = len(self._found)
+        if counter and not self._maps and not (self._evicting and not in_memory):
+            self._count_files(directory, counter)
+        else:
+            self._read_files(directory, counter)
+        if in_memory:
+            cached = self._found.words[before * WIDTH + 2 :: WIDTH]
+            self._in_memory_pages += sum(cached)
+            if self._evicting:
+                self._found.left.extend(cached)
+
+    def _count_files(self, directory: Directory, counter: PageCounter) -> None:
+        """Open, seek to the end, count, close: what twenty thousand files take as short a time for as Python can."""
+        path, parent, flags = directory.path, directory.fd, directory.flags
+        open_file, close, seek, end = os.open, os.close, os.lseek, os.SEEK_END
+        add_path, add_words = self._found.paths.append, self._found.words.extend
+        words, fill = counter.words, counter.fill
+        seen = self._seen.setdefault(directory.device, set())
+        for name, inode in zip(directory.names, directory.inodes, strict=True):
+            try:
+                fd = open_file(name, flags, dir_fd=parent)
+            except OSError as error:
+                self._passed.refused(path + name, error, named=not path)
+                continue
+            try:
+                if inode in seen and self._is_known(fd, directory.device, inode):
+                    continue
+                seen.add(inode)
+                if size := seek(fd, 0, end):
+                    fill(fd, size)
+                    add_words(words)
+                else:
+                    add_words(_EMPTY)
+                add_path(path + name)
+            except OSError as error:
+                self._passed.refused(path + name, error, named=not path)
+            finally:
+                close(fd)
+
+    def _read_files(self, directory: Directory, counter: PageCounter | None) -> None:
+        """Files that take more than a count."""
+        path, seen = directory.path, self._seen.setdefault(directory.device, set())
+        in_memory = directory.file_system in IN_MEMORY
+        for name, inode in zip(directory.names, directory.inodes, strict=True):
+            try:
+                fd = os.open(name, directory.flags, dir_fd=directory.fd)
+                try:
+                    if inode in seen and self._is_known(fd, directory.device, inode):
+                        continue
+                    seen.add(inode)
+                    if self._evicting and not in_memory:
+                        self._evict_file(fd, path + name, counter)
+                    else:
+                        self._map_file(fd, path + name, counter)
+                finally:
+                    os.close(fd)
+            except OSError as error:
+                self._passed.refused(path + name, error, named=not path)
+
+    def _map_file(self, fd: int, path: str, counter: PageCounter | None) -> None:
+        size = os.lseek(fd, 0, os.SEEK_END)
+        counts, runs = self._counted(fd, size, counter)
+        self._found.add(path, size, counts)
+        if self._maps:
+            self._found.runs.append(runs)
+
+    def _evict_file(self, fd: int, path: str, counter: PageCounter | None) -> None:
+        """Count, let go, count: what cannot be counted is let go of all the same.
+
+        Raises:
+            OSError: it cannot be counted.
+        """
+        size = os.lseek(fd, 0, os.SEEK_END)
+        try:
+            (cached, *others), _ = self._counted(fd, size, counter)
+        except OSError:
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            raise
+        left = cached
+        if cached:
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            (left, *others), _ = self._counted(fd, size, counter)
+        self._found.add(path, size, (cached, *others))
+        self._found.left.append(left)
+
+    def _counted(self, fd: int, size: int, counter: PageCounter | None) -> tuple[list[int], list[Run] | None]:
+        """The five counts of a file, and its runs if they are wanted, or have to do.
+
+        Raises:
+            OSError: EPERM: not for us.
+        """
+        if not size:
+            return [0] * 5 if counter else [0, *_NOT_COUNTED], []
+        counts = counter.count(fd, size) if counter else None
+        if counts is not None and not self._maps:
+            return counts, None
+        runs = cached_runs(fd, size, counter)
+        if runs is None:
+            if counts is None:
+                raise OSError(errno.EPERM, os.strerror(errno.EPERM), "mincore")
+            return counts, None
+        self._methods.add("mincore")
+        cached = sum(pages for _, pages in runs)
+        return [cached, *(counts[1:] if counts else _NOT_COUNTED)], runs
+
+    def _is_known(self, fd: int, device: int, inode: int) -> bool:
+        """Whether an open file is one that we have: else its entry is only a place where another file is mounted."""
+        found = os.fstat(fd)
+        known = (found.st_dev, found.st_ino) == (device, inode)
+        self._passed.hard_links += known
+        return known
+
+
+def _as_names(paths: Path | Iterable[Path]) -> list[str]:
+    """The paths as text, each byte of them kept.
+
+    Raises:
+        UsageError: none.
+    """
+    several = [paths] if isinstance(paths, (str, bytes, os.PathLike)) else list(paths)
+    names = [os.fsdecode(path) for path in several]
+    if not names or not all(names) or any("\0" in name for name in names):
+        msg = "no path was given" if not names else "a path is empty, or has a zero byte in it"
+        raise UsageError(msg, hint="name a file or a directory; `.` is the one that you are in")
+    return names
+
+
+def _nothing_read(unread: list[Unread]) -> DontneedError:
+    """The error for when there is no file of which anything is known."""
+    first = unread[0]
+    others = f", and so on for {len(unread) - 1} more" if len(unread) > 1 else ""
+    msg = f"nothing could be read: {first.path}: {first.why}{others}"
+    numbers = {each.errno for each in unread}
+    if numbers <= set(_REFUSALS):
+        return NotPermitted(msg, hint="run it as their owner, or as root (sudo)")
+    if numbers == {errno.ENOSYS}:
+        return KernelLacks(msg, hint="`dontneed doctor` says what is there")
+    return DontneedError(msg, hint="name files and directories that are there")
