@@ -1,7 +1,7 @@
 """Which pages of some mappings are there: for a reader who must not touch those that are not.
 
-process_vm_readv touches what it reads: of a page that was never written it would leave the zero page behind, and one
-that is swapped out it would bring back.
+process_vm_readv touches what it reads: of a page that was never written it would leave the zero page behind, one that
+is swapped out it would bring back, and one that is shared since a fork it would copy (see kernel/process_memory.py).
 """
 
 from __future__ import annotations
@@ -36,14 +36,20 @@ class Presence(Record):
     Attributes:
         present: all of them; the shared zero page is on no frame of its own.
         huge: those mapped by huge pages; none where the kernel cannot tell.
+        alone: those that no other process maps; as far as anybody asked, else all of them.
     """
 
     present: Spans
     huge: Spans
+    alone: Spans | None = None
 
     def has(self, addresses: Words) -> Truths:
         """Whether the page of each address is there."""
         return lie_within(self.present, addresses)
+
+    def has_alone(self, addresses: Words) -> Truths:
+        """Whether the page of each address is there, and the process's alone."""
+        return lie_within(self.present if self.alone is None else self.alone, addresses)
 
 
 def read_presence(process: ProcessDirectory, spans: Spans) -> Presence:

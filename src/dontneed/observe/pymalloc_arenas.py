@@ -20,6 +20,7 @@ from dontneed.errors import TargetRefused, Unreadable
 from dontneed.kernel.process_memory import read_each, read_memory
 from dontneed.observe.presence import read_presence
 from dontneed.observe.pymalloc_pools import are_pools_in_use, header_type
+from dontneed.observe.resident import find_anonymous
 from dontneed.records import Record
 from dontneed.spans import Spans
 
@@ -88,6 +89,8 @@ def find_arenas(subject: Subject, runtime: PythonRuntime, hint: Mapping[str, int
         NotPermitted, ProcessGone, KernelLacks: as every read.
     """
     presence = read_presence(subject.process, private_memory(subject))
+    # What a forked worker shares with its parent would be copied by reading it, and free nothing when it goes.
+    presence = presence.replace(alone=find_anonymous(subject.process, presence.present).alone)
     holders: tuple[int, ...] = (hint[_HINT],) if hint and _HINT in hint else ()
     for _ in range(_TRIES):
         try:
@@ -130,7 +133,7 @@ def _sample_pools(pid: int, presence: Presence) -> tuple[Words, Words]:
     """Some pools in use, of as many arenas as there are; and the number of the arena that each names."""
     import numpy as np
 
-    candidates = _pool_addresses(presence.present)
+    candidates = _pool_addresses(presence.present if presence.alone is None else presence.alone)
     found, headers = [], []
     for first in range(0, len(candidates), _BATCH):
         batch = candidates[first : first + _BATCH]
@@ -142,7 +145,10 @@ def _sample_pools(pid: int, presence: Presence) -> tuple[Words, Words]:
         if sum(map(len, found)) >= _ENOUGH_POOLS:
             break
     if sum(map(len, found)) < _FEWEST_POOLS:
-        msg = "it has no pools: its objects are the C library's (PYTHONMALLOC=malloc), or another allocator's"
+        msg = (
+            "it has no pools of its own: its objects are those of malloc (PYTHONMALLOC), of another allocator, or "
+            "all shared with the process that forked it"
+        )
         raise TargetRefused(msg, hint="the reason malloc-free is for those")
     pools, numbers = np.concatenate(found), np.concatenate(headers)
     first_of_each = np.unique(numbers, return_index=True)[1]

@@ -84,7 +84,7 @@ def read_headers(pid: int, addresses: Words) -> tuple[Headers, Truths]:
 def read_pools(pid: int, arenas: Arenas) -> Pools:
     """All pools that were cut off their arenas and whose headers are there and consistent."""
     addresses, rows = _addresses(arenas.objects)
-    there = arenas.presence.has(addresses)
+    there = arenas.presence.has_alone(addresses)
     addresses, numbers = addresses[there], arenas.numbers[rows[there]]
     headers, read = read_headers(pid, addresses)
     good = read & are_pools(addresses, headers) & (headers["arenaindex"] == numbers)
