@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from statistics import median
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -95,12 +96,14 @@ def _all(options: Options, process: ProcessDirectory, size_bytes: int) -> list[C
 
 
 def _each(name: str, call: Callable[[], object]) -> Runner:
-    """A runner for the seconds of one call, of many in a row."""
+    """A runner for the seconds of one call: the median of many in a row, so that an interrupt counts for one."""
 
     def run() -> dict[str, float]:
-        began = perf_counter()
+        seconds = []
         for _ in range(_WALKS):
+            began = perf_counter()
             call()
-        return {name: (perf_counter() - began) / _WALKS}
+            seconds.append(perf_counter() - began)
+        return {name: median(seconds)}
 
     return run

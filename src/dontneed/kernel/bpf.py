@@ -233,6 +233,14 @@ class Program(Closing):
         """
         libc.check(libc.syscall(*self._call), "bpf")
 
+    def run_held(self) -> None:
+        """Run it once, and keep the GIL meanwhile: for what takes microseconds.
+
+        Raises:
+            OSError: as bpf(2).
+        """
+        libc.check(libc.bpf_held(*self._call), "bpf")
+
     def close(self) -> None:
         """Let it go; it is unloaded with its last descriptor."""
         os.close(self.fd)

@@ -181,7 +181,7 @@ class _Reader(Closing):
         answers[0] = count
         for place, address in enumerate(addresses, 1):
             answers[place] = address
-        self._program.run()
+        (self._program.run_held if count <= _SOME else self._program.run)()
         return [place for place, answer in enumerate(answers[1 : count + 1]) if answer]
 
     def read_array(self, addresses: Words) -> tuple[Words, Words]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from ctypes import c_int, c_long, c_size_t, c_ssize_t, c_ulong, c_void_p
+from ctypes import c_int, c_long, c_size_t, c_ssize_t, c_uint, c_ulong, c_void_p
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc_held = ctypes.PyDLL(None, use_errno=True)
@@ -39,6 +39,8 @@ _VECTORS = (c_int, c_void_p, c_ulong, c_void_p, c_ulong, c_size_t)
 process_vm_readv = foreign("process_vm_readv", c_ssize_t, *_VECTORS)
 process_vm_readv_held = foreign("process_vm_readv", c_ssize_t, *_VECTORS, library=_libc_held)
 process_vm_writev = foreign("process_vm_writev", c_ssize_t, *_VECTORS)
+bpf_held = foreign("syscall", c_long, c_long, c_int, c_void_p, c_uint, library=_libc_held)
+"""bpf(2), which has no wrapper, by its number."""
 prctl = foreign("prctl", c_int, c_int, c_long, c_long, c_long, c_long)
 
 

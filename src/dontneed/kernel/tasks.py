@@ -183,7 +183,7 @@ def _load(layout: Layout) -> Program | None:
 def _ask(program: Program, pid: int) -> int:
     """The task of a number in the first pid namespace; 0: none."""
     _WORD.pack_into(program.context, 0, pid)
-    program.run()
+    program.run_held()
     address: int = _WORD.unpack_from(program.context, _WORD.size)[0]
     return address
 
