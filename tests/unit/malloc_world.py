@@ -126,11 +126,18 @@ class World:
         """Read a word."""
         return int.from_bytes(self.read(address, 8), "little")
 
+    def peek(self, address, length):
+        """A few bytes, or None."""
+        try:
+            return self.read(address, length)
+        except Unreadable:
+            return None
+
     @property
     def memory(self):
         """What a look sees of it."""
         writable = Spans((start, start + len(data)) for start, data in self.regions.items() if start != DATA)
-        return MallocMemory(writable, Span(BRK, BRK + self.HEAP), self.read, self.read_each)
+        return MallocMemory(writable, Span(BRK, BRK + self.HEAP), self.read, self.read_each, self.peek)
 
     @property
     def places(self):

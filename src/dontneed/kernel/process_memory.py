@@ -53,7 +53,7 @@ def read_memory(pid: int, address: int, length: int) -> bytes:
     """
     import numpy as np
 
-    if length >= _LONG_BYTES and (data := _read_gently(pid, address, length)) is not None:
+    if length >= _LONG_BYTES and (data := read_gently(pid, address, length)) is not None:
         return data
     buffer = np.empty(length, np.uint8)
     if read_ranges(pid, np.array([[address, address + length]], np.uint64), buffer) != length:
@@ -61,8 +61,8 @@ def read_memory(pid: int, address: int, length: int) -> bytes:
     return buffer.tobytes()
 
 
-def _read_gently(pid: int, address: int, length: int) -> bytes | None:
-    """The same through /proc/PID/mem, which copies no page that is shared since a fork; None where that is closed."""
+def read_gently(pid: int, address: int, length: int) -> bytes | None:
+    """A copy of memory through /proc/PID/mem, which copies no page that is shared since a fork; None if it cannot be."""
     try:
         fd = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:  # the reason is found, and told, by the other way

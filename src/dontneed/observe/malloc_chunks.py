@@ -9,6 +9,8 @@ that has been taken meanwhile, even if it is free again and looks the same, brea
 
 from __future__ import annotations
 
+from bisect import bisect_right
+
 from dontneed.abi import glibc_malloc as abi
 from dontneed.records import Record
 from dontneed.spans import Spans
@@ -16,7 +18,7 @@ from dontneed.units import PAGE_BYTES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from typing import Any
 
     import numpy as np
@@ -30,6 +32,7 @@ _CHUNK_WORDS = 4
 """prev_size, size, fd, bk."""
 _FOOTER_WORDS = 2
 """prev_size and size of the chunk behind."""
+_FEW_CHAINS = 4
 _MOST_STEPS = 4096
 _MOST_CHUNKS = 1 << 15
 """A walk of some 20 µs a step ends here, and so does what a stop has to prove; malloc_trim reaches what lies behind."""
@@ -75,9 +78,46 @@ def walk_chains(memory: MallocMemory, arenas: Iterable[Arena]) -> Chains:
         steps.append(heads[:, [0, 1, 3]])
         found += len(heads)
         heads[:, 3] = rows.view(np.uint64)[could_be_read, 2]
+        if len(heads) <= _FEW_CHAINS and memory.peek is not None:
+            heads, alone = _follow_alone(memory.peek, reach, heads, _MOST_CHUNKS - found)
+            steps += alone
+            break
     chunks = np.concatenate(steps)
     chunks = chunks[np.lexsort((chunks[:, 1], chunks[:, 0]))]  # stable: the order within a chain stays
     return Chains(chunks[:, 0], chunks[:, 1], chunks[:, 2], is_whole=not len(heads))
+
+
+def _follow_alone(
+    peek: Callable[[int, int], bytes | None], reach: Spans, heads: Words, most: int
+) -> tuple[Words, list[Words]]:
+    """Follow the last few chains, one after the other: a step costs a fortieth of one that could be of many chains.
+
+    Returns:
+        The chains that were too long, and where; and the steps, as `walk_chains` collects them.
+    """
+    import numpy as np
+
+    starts, ends = (reach.array[:, side].tolist() for side in (0, 1))
+    left: list[tuple[int, int, int, int]] = []
+    steps: list[Words] = []
+    for arena, number, head, first in heads.tolist():
+        chunk: int = first
+        chunks: list[tuple[int, int, int]] = []
+        while chunk != head and chunk % abi.ALIGNMENT == 0:
+            nearest = bisect_right(starts, chunk) - 1
+            if nearest < 0 or chunk + abi.CHUNK_HEADER_BYTES > ends[nearest]:
+                break
+            if len(chunks) >= most:
+                left.append((arena, number, head, chunk))
+                break
+            data = peek(chunk, _CHUNK_WORDS * 8)
+            if data is None:
+                break
+            chunks.append((arena, number, chunk))
+            chunk = int.from_bytes(data[16:24], "little")
+        most -= len(chunks)
+        steps.append(np.array(chunks, np.uint64).reshape(-1, 3))
+    return np.array(left, np.uint64).reshape(-1, 4), steps
 
 
 def proven_spans(memory: MallocMemory, arena: Arena, chains: Chains) -> Spans:

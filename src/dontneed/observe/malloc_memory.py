@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from dontneed.abi.glibc_malloc import HEAP_BYTES, HEAP_INFO_SIZES, HEAP_INFO_WORDS
-from dontneed.kernel.process_memory import read_each, read_memory
+from dontneed.kernel.process_memory import read_each, read_gently, read_memory
 from dontneed.records import Record
 from dontneed.spans import Span, Spans
 from dontneed.units import PAGE_BYTES, round_up
@@ -29,12 +29,14 @@ class MallocMemory(Record):
         brk: the heap that grows by brk; empty without one.
         read: bytes at an address.
         read_each: bytes at each of many addresses, and which could be read.
+        peek: a few bytes at an address, fast, or None where nothing is; None: there is no such way.
     """
 
     writable: Spans
     brk: Span
     read: Callable[[int, int], bytes]
     read_each: Callable[[Words, int], tuple[Bytes, Truths]]
+    peek: Callable[[int, int], bytes | None] | None = None
 
 
 class Heap(Record):
@@ -68,6 +70,7 @@ def memory_of(pid: int, table: MapsTable) -> MallocMemory:
         brk=Span(brk[0][0], brk[-1][1]) if brk else Span(0, 0),
         read=partial(read_memory, pid),
         read_each=partial(read_each, pid),
+        peek=partial(read_gently, pid),
     )
 
 
