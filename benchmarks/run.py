@@ -38,6 +38,7 @@ QUESTIONS = (
     "decode",
     "walk",
     "startup",
+    "cache",
     "discard",
     "model",
     "release_pools",

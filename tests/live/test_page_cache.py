@@ -179,6 +179,24 @@ def test_a_file_that_goes_meanwhile_is_counted(on_disk, monkeypatch):
     assert ([file.path for file in found.files], found.vanished, found.unread) == ([str(kept)], 1, ())
 
 
+def test_a_file_that_is_moved_meanwhile_is_found_where_it_went(on_disk, monkeypatch):
+    """A file is one that was counted only once it was: not when its name was read and led nowhere."""
+    for name in ("from", "to"):
+        (on_disk / name).mkdir()
+    written(on_disk / "from" / "file", 1)
+    walk = page_cache.walk
+
+    def late(*arguments, **options):
+        for directory in walk(*arguments, **options):
+            if directory.path.endswith("/from/"):
+                (on_disk / "from" / "file").rename(on_disk / "to" / "file")
+            yield directory
+
+    monkeypatch.setattr(page_cache, "walk", late)
+    found = dontneed.cache([on_disk / "from", on_disk / "to"])
+    assert ([file.path for file in found.files], found.vanished) == ([f"{on_disk}/to/file"], 1)
+
+
 def test_names_that_are_no_text_are_kept(on_disk):
     """A name is bytes, and comes back as the same bytes."""
     name = os.fsencode(on_disk) + b"/\xff\n"
@@ -227,6 +245,20 @@ def test_what_the_kernel_does_not_tell_a_stranger_is_told_and_not_believed(as_no
         for file in directory.iterdir():
             file.unlink()
         directory.rmdir()
+
+
+@pytest.mark.needs_root
+@pytest.mark.parametrize("by_mincore", [False, True])
+def test_a_stranger_evicts_what_it_may_read_and_cannot_count(as_nobody, by_mincore):
+    """POSIX_FADV_DONTNEED takes an open file and no more; that nobody could look at it is told."""
+    file = Path(f"/var/tmp/dontneed-test-{os.getpid()}")
+    try:
+        written(file).chmod(0o644)
+        done = as_nobody(TELL.format(by_mincore=by_mincore, call="evict", paths=[str(file)]))
+        assert "nothing could be read" in done.stderr or json.loads(done.stdout)[0] == [str(file)]
+        assert only(file).cached_pages == 0
+    finally:
+        file.unlink()
 
 
 @pytest.mark.needs_root

@@ -33,7 +33,7 @@ from dontneed.units import GIB, HUGE_PAGE_BYTES, PAGE_BYTES, round_up
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     Run = tuple[int, int]
 
@@ -56,42 +56,43 @@ class PageCounter:
     Attributes:
         words: struct cachestat_range (start and length), then struct cachestat: pages of the last file that are cached,
             dirty, under writeback, that were evicted, and were so recently.
+        fill: `fill(fd, length)` counts in so many bytes, more than none, from the start of a file into `words`. Raises
+            OSError: EPERM: the file is not ours, and we may not write to it; ENOSYS; EOPNOTSUPP: hugetlbfs.
     """
 
-    __slots__ = ("_call", "words")
+    __slots__ = ("fill", "words")
 
     def __init__(self) -> None:
         self.words = array("Q", bytes(8 * 7))
-        place, _ = self.words.buffer_info()
-        # Made once: to make a C number of a Python one takes longer than the kernel does for a small file.
-        self._call = c_long(CACHESTAT), c_void_p(place), c_void_p(place + 16), c_uint(0)
-
-    def fill(self, fd: int, length: int, start: int = 0) -> None:
-        """Count into `words`.
-
-        Args:
-            fd: the file; open for reading is enough for its owner.
-            length: of what is counted, in bytes, and positive.
-            start: where it begins.
-        Raises:
-            OSError: EPERM: the file is not ours, and we may not write to it; ENOSYS; EOPNOTSUPP: hugetlbfs.
-        """
-        words = self.words
-        words[0] = start
-        words[1] = length
-        number, place, answer, flags = self._call
-        if _cachestat(number, fd, place, answer, flags):
-            refusal = libc.last_errno()
-            raise OSError(refusal, os.strerror(refusal), "cachestat")
+        self.fill: Callable[[int, int], None] = _filling(self.words)
 
     def count(self, fd: int, length: int, start: int = 0) -> list[int]:
-        """What `fill` found: five counts.
+        """What `fill` finds, five counts, of a part that begins at `start`.
 
         Raises:
             OSError: as `fill`.
         """
-        self.fill(fd, length, start)
+        self.words[0] = start
+        try:
+            self.fill(fd, length)
+        finally:
+            self.words[0] = 0
         return self.words.tolist()[2:]
+
+
+def _filling(words: array[int]) -> Callable[[int, int], None]:
+    """The system call on these words: a function with all that it needs around it, the fastest that Python has."""
+    place, _ = words.buffer_info()
+    # Made once: to make a C number of a Python one takes longer than the kernel does for a small file.
+    number, struct_range, struct_answer, flags = c_long(CACHESTAT), c_void_p(place), c_void_p(place + 16), c_uint(0)
+
+    def fill(fd: int, length: int) -> None:
+        words[1] = length
+        if _cachestat(number, fd, struct_range, struct_answer, flags):
+            refusal = libc.last_errno()
+            raise OSError(refusal, os.strerror(refusal), "cachestat")
+
+    return fill
 
 
 def try_counting() -> int:
