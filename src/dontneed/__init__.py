@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     from dontneed.observe.page_tables import Walk as Walk
     from dontneed.observe.page_tables import walk as walk
     from dontneed.observe.pages import PageMap as PageMap
+    from dontneed.observe.timeline import Timeline as Timeline
+    from dontneed.observe.timeline import trace as trace
+    from dontneed.observe.timeline import trace_command as trace_command
     from dontneed.reasons.survey import Survey as Survey
     from dontneed.reclaim.advise import advise as advise
     from dontneed.reclaim.advise import posix_madvise as posix_madvise
@@ -85,6 +88,9 @@ _HOMES = {
     "cache": "observe.page_cache",
     "evict": "observe.page_cache",
     "PageMap": "observe.pages",
+    "Timeline": "observe.timeline",
+    "trace": "observe.timeline",
+    "trace_command": "observe.timeline",
     "Walk": "observe.page_tables",
     "walk": "observe.page_tables",
     "advise": "reclaim.advise",

@@ -17,6 +17,8 @@ NEEDS_RIGHTS = {
     "all processes": "CAP_SYS_PTRACE",
     "bpf": "CAP_BPF",
     "kernel memory": "CAP_PERFMON",
+    "tracefs": "CAP_SYS_ADMIN",
+    "tracepoints": "CAP_PERFMON",
     "frame numbers": "CAP_SYS_ADMIN",
     "/proc/kpageflags": "CAP_DAC_READ_SEARCH",
     "/proc/kpagecount": "CAP_DAC_READ_SEARCH",

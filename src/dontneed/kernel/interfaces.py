@@ -6,7 +6,7 @@ to `probes` or `probes_tracing` and its row here; `features()`, `dontneed doctor
 
 from __future__ import annotations
 
-from dontneed.kernel import probes, probes_tracing
+from dontneed.kernel import probes, probes_perf, probes_tracing
 from dontneed.records import Record
 
 TYPE_CHECKING = False
@@ -76,6 +76,12 @@ _LOOK = (
               probes_tracing.try_btf, needs="CONFIG_DEBUG_INFO_BTF", instead=_PAGE_MAP),
     Interface("kernel memory", "look", "5.14", "page tables: every entry, accessed and dirty",
               probes_tracing.try_kernel_memory, "CAP_PERFMON", needs="CONFIG_BPF_EVENTS", instead=_PAGE_MAP),
+    Interface("perf_event_open", "look", "2.6.31", "trace: the kernel records what happens to a process",
+              probes_perf.try_perf_events, "CAP_PERFMON", needs="CONFIG_PERF_EVENTS"),
+    Interface("tracefs", "look", "4.1", "trace: which events there are, and what their records hold",
+              probes_perf.try_tracefs, "CAP_SYS_ADMIN", needs="CONFIG_FTRACE"),
+    Interface("tracepoints", "look", "5.5", "trace: faults, rss and frames as they come and go",
+              probes_perf.try_tracepoints, "CAP_PERFMON", needs="CONFIG_FTRACE_SYSCALLS"),
 )
 _PROVE = (
     Interface("frame numbers", "prove", "2.6.25", "which frame is behind a page",
