@@ -37,6 +37,7 @@ QUESTIONS = (
     "stall",
     "decode",
     "walk",
+    "tracing",
     "startup",
     "cache",
     "discard",
