@@ -15,6 +15,7 @@ from dontneed.errors import KernelLacks, TargetRefused
 from dontneed.kernel import ptrace
 from dontneed.kernel.maps import read_maps
 from dontneed.kernel.process_memory import read_memory, read_ranges
+from dontneed.observe.dead_stacks import points_between
 from dontneed.observe.thread_block import THREAD_BLOCK_BYTES, parse_thread_block
 from dontneed.remote import filters, refusals
 from dontneed.remote.restart import number_by_hand
@@ -30,6 +31,8 @@ ROOM_BYTES = 16 << 10
 
 _MOST_TRIED = 32
 """While we look, all threads stand still."""
+_WORD_BYTES = 8
+_MOST_LIVE_BYTES = 4 << 20
 _RSEQ_CS = 8
 """Where struct rseq says which critical section the thread is in; include/uapi/linux/rseq.h."""
 
@@ -78,6 +81,8 @@ def why_not(
     """Why this thread cannot be borrowed; nothing if it can."""
     if not has_proven_stack(stop, thread, room_bytes + LARGEST_BYTES):
         return "its stack is not one that a thread of the C library has, or is nearly full"
+    if points_below(stop, registers):
+        return "it holds addresses below its stack pointer: perhaps it is on a small stack within its own"
     if why := refusals.of_injection_by(stop.process, thread):
         return why
     needed = [filters.Call(number) for number in stop.gadgets.numbers_called]
@@ -100,6 +105,25 @@ def has_proven_stack(stop: Stop, thread: int, room_bytes: int = ROOM_BYTES) -> b
         return False
     start, _ = stack
     return start <= registers.rsp - RED_ZONE_BYTES - room_bytes
+
+
+def points_below(stop: Stop, registers: Registers) -> bool:
+    """Whether anything alive of a proven stack leads below its stack pointer, or its use is too deep to be looked at.
+
+    A signal handler's stack, or a coroutine's, may be an array within the thread's own stack. What is below it is then
+    alive: the frames that were interrupted, to which what was saved of them leads.
+    """
+    import numpy as np
+
+    stack = stack_of(stop, registers)
+    base = registers.rsp & -_WORD_BYTES
+    if stack is None or stack[1] - base > _MOST_LIVE_BYTES:
+        return True
+    start, end = stack
+    top = registers.rsp - RED_ZONE_BYTES
+    words = np.frombuffer(read_memory(stop.pid, base, (end - base) & -_WORD_BYTES), np.uint64)
+    kept = (registers.rbx, registers.rbp, registers.r12, registers.r13, registers.r14, registers.r15)
+    return points_between(words, start, top) or any(start < word < top for word in kept)
 
 
 def stack_of(stop: Stop, registers: Registers) -> tuple[int, int] | None:
