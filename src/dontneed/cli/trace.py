@@ -2,7 +2,7 @@
 
 Of a process that runs, until it ends, --seconds are over, or Ctrl-C; or of a command, from its first instruction to its
 end. Its threads, and whatever they start meanwhile, are traced with it. Nothing is stopped; each event takes the
-process a microsecond or two. What the kernel has no room to record is counted and told.
+process less than a microsecond. What the kernel has no room to record is counted and told.
 """
 
 from __future__ import annotations
