@@ -43,8 +43,8 @@ SECONDS_A_BYTE = 200e-6 / MIB
 """Until it has been measured: of small pages, which are the slowest."""
 STOP_SECONDS = 0.003
 """The same, of a stop that drops nothing: to stop the threads, and to prove the arenas."""
-_SHARE_OF_LIMIT = 0.5
-_LEAST_SLICE_BYTES = 1 * MIB
+_SHARE_OF_LIMIT = 0.6
+_LEAST_SLICE_BYTES = HUGE_PAGE_BYTES
 """Less is not worth a stop."""
 _STOPS_TO_TELL = 3
 _REMEMBERED = 5
