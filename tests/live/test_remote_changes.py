@@ -131,3 +131,18 @@ def test_a_process_that_is_killed_while_we_hold_it_has_gone(child):
                 inject(stop, NR.GETPID)
         with pytest.raises(ProcessGone), Stop(process):
             pass
+
+
+def test_a_process_whose_main_thread_has_ended_is_refused(tmp_path):
+    """The others go on, but what they have is no longer seen through the main one. It is not said to have gone."""
+    source = tmp_path / "headless.c"
+    source.write_text(
+        "#include <pthread.h>\n#include <unistd.h>\nvoid *wait(void *unused) { for (;;) pause(); return unused; }\n"
+        "int main(void) { pthread_t one; pthread_create(&one, 0, wait, 0); pthread_exit(0); }"
+    )
+    subprocess.run(["cc", "-w", "-pthread", source, "-o", tmp_path / "headless"], check=True)
+    with subprocess.Popen([tmp_path / "headless"]) as target:
+        time.sleep(0.05)
+        with ProcessDirectory(target.pid) as process, pytest.raises(TargetRefused, match="main thread"), Stop(process):
+            pass
+        target.kill()

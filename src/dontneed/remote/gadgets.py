@@ -67,10 +67,12 @@ class Gadgets(Record):
         pieces: by name. `system_call`: `syscall; ret`. `restore`: `mov $15, %rax; syscall`, to which a signal frame
             returns. `landing`: a whole getpid, or another call as harmless. `pop_rdi`: `pop %rdi; ret`. `store`: see
             `parse_store`.
+        program: see `identify_program`.
         stack: the mapping of the main thread's stack, `(start, end)`; it may have grown downwards since.
     """
 
     pieces: dict[str, Piece]
+    program: bytes
     stack: tuple[int, int] = (0, 0)
 
     def address(self, name: str) -> int:
@@ -93,33 +95,49 @@ class Gadgets(Record):
         landing = self.pieces.get("landing")
         return (int.from_bytes(landing.code[1:5], "little"),) if landing else ()
 
-    def still_there(self, pid: int) -> bool:
-        """Whether each piece is where it was found."""
-        try:
-            return all(read_memory(pid, piece.address, len(piece.code)) == piece.code for piece in self.pieces.values())
-        except Unreadable:  # the library has gone
-            return False
+    def require_unchanged(self, pid: int, *names: str) -> None:
+        """Raise unless these pieces are still where they were found.
+
+        Raises:
+            TargetRefused: they are not.
+        """
+        for piece in (self.pieces[name] for name in names):
+            try:
+                code = read_memory(pid, piece.address, len(piece.code))
+            except Unreadable:  # the library has gone
+                code = b""
+            if code != piece.code:
+                msg = f"the code of process {pid} has changed while it was looked at"
+                raise TargetRefused(msg, hint="it unloads a library just now, or writes code: try again")
 
 
-_found: dict[int, tuple[str, Gadgets]] = {}
+_found: dict[int, Gadgets] = {}
 
 
 def find_gadgets(process: ProcessDirectory) -> Gadgets:
-    """What the process has; searched once for each process and program, then only looked at again.
+    """What the process has; searched once for each program that it runs.
 
     Raises:
         ProcessGone, NotPermitted: as reading maps and memory.
     """
     pid = process.pid
-    program = _program(process)
     known = _found.get(pid)
-    if known and known[0] == program and known[1].still_there(pid):
-        return known[1]
-    found = _search(process)
+    program = identify_program(process)
+    if known and known.program == program:
+        return known
     if len(_found) >= _KEPT_PROCESSES:
         _found.clear()
-    _found[pid] = program, found
-    return found
+    _found[pid] = _search(process, program)
+    return _found[pid]
+
+
+def identify_program(process: ProcessDirectory) -> bytes:
+    """What tells a program from any other that the process has run, or will: where everything was put when it began.
+
+    Raises:
+        ProcessGone, NotPermitted: as `ProcessDirectory.read`.
+    """
+    return process.read("auxv")
 
 
 def require(gadgets: Gadgets, *names: str) -> None:
@@ -160,13 +178,7 @@ _EXTENDED_POP = 0x41
 _BASES = ({3: "rbx", 5: "rbp"}, {4: "r12", 5: "r13", 6: "r14", 7: "r15"})
 
 
-def _program(process: ProcessDirectory) -> str:
-    """What tells one process and program from another with the same number: start time, code, stack."""
-    words = process.read("stat").rpartition(b") ")[2].split()
-    return b" ".join((words[19], *words[23:26])).decode("ascii")
-
-
-def _search(process: ProcessDirectory) -> Gadgets:
+def _search(process: ProcessDirectory, program: bytes) -> Gadgets:
     table = read_maps(process)
     code = []
     stack = (0, 0)
@@ -181,7 +193,7 @@ def _search(process: ProcessDirectory) -> Gadgets:
         _search_mapping(process.pid, start, min(end, start + _LARGEST_MAPPING_BYTES), found)
         if len(found) == len(_PATTERNS):
             break
-    return Gadgets(found, stack)
+    return Gadgets(found, program, stack)
 
 
 def _rank(name: str) -> int:

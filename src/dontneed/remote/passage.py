@@ -41,7 +41,7 @@ from dontneed.kernel.process_memory import read_memory, write_memory
 from dontneed.remote import filters, gadgets, lender, refusals, restart
 from dontneed.remote.registers import WORD, Registers
 from dontneed.remote.return_path import ReturnPath, Tail, lay_out
-from dontneed.remote.stop import GONE, NOTHING, await_report
+from dontneed.remote.tracees import GONE, NOTHING, await_report
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -190,11 +190,13 @@ class Passage:
     def _prepare(self) -> None:
         """Write the way home, which changes nothing that is alive."""
         stop, thread, home = self._stop, self.thread, self._home
-        gadgets.require(stop.gadgets, "system_call", "restore")
+        names = ["system_call", "restore"]
         if self.runs_function:
-            gadgets.require(stop.gadgets, "store", "landing")
+            names += ["store", "landing"]
         if self._tail is not None:
-            gadgets.require(stop.gadgets, "pop_rdi")
+            names += ["pop_rdi"]
+        gadgets.require(stop.gadgets, *names)
+        stop.gadgets.require_unchanged(stop.pid, *names)
         lender.require_lender(stop, thread, runs_function=self.runs_function)
         self.verdicts = filters.verdicts_of(refusals.seccomp_mode(stop.process, thread), thread)
         self._number = restart.number_by_hand(thread, home, lambda *at: read_memory(stop.pid, *at))
@@ -263,6 +265,7 @@ class Passage:
             event, number = self._understood(status)
             if interrupted and event == abi.EVENT_STOP:
                 break
+            interrupted = False  # any stop cancels an interrupt
             ptrace.resume(self.thread, 0 if event else number)
         self.result = self._stored_result()
         self._note_lost = True

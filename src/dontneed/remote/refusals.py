@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _WAITS_FOR_VFORK = frozenset({NR.VFORK, NR.CLONE, NR.CLONE3})
 """No thread sleeps in one of these for another reason."""
 _GLANCE_SECONDS = 0.001
+_GLANCES = 3
 _ELF_64 = b"\x7fELF\x02"
 _ENDED = (b"Z", b"X")
 _LOOK = "`dontneed look` and `dontneed plan` work on it all the same"
@@ -39,9 +40,11 @@ def before_stop(process: ProcessDirectory) -> None:
         raise TargetRefused(
             "a process cannot stop itself", hint="release() starts a helper process, which acts on its parent"
         )
-    status = read_words(process, "status")
-    state = status[b"State"][:1]
-    if state in _ENDED:
+    status = _settled_status(process)
+    if status[b"State"][:1] in _ENDED:
+        if int(status.get(b"Threads", b"1")) > 1:
+            msg = f"the main thread of process {process.pid} has ended, and with it nobody sees what the others have"
+            raise TargetRefused(msg, hint="it is not to be helped until it ends")
         msg = f"process {process.pid} has ended and waits for its parent to notice"
         raise ProcessGone(msg)
     if b"VmSize" not in status:
@@ -105,6 +108,16 @@ def seccomp_mode(process: ProcessDirectory, thread: int) -> int:
     return int(rest.partition(b"\n")[0] or b"0")
 
 
+def _settled_status(process: ProcessDirectory) -> dict[bytes, bytes]:
+    """The status of a process; within an exec the main thread looks for a moment as if it had ended."""
+    for _ in range(_GLANCES):
+        status = read_words(process, "status")
+        if status[b"State"][:1] not in _ENDED:
+            break
+        time.sleep(_GLANCE_SECONDS)
+    return status
+
+
 def read_words(process: ProcessDirectory, name: str) -> dict[bytes, bytes]:
     """The lines of a status file."""
     lines = process.read(name).split(b"\n")
@@ -149,6 +162,15 @@ def read_call(process: ProcessDirectory, thread: int) -> bytes:
     return process.read(f"task/{thread}/syscall").partition(b" ")[0]
 
 
+def tracer_of(process: ProcessDirectory, thread: int) -> int:
+    """Which thread traces a thread; 0: none.
+
+    Raises:
+        ProcessGone: it has ended.
+    """
+    return int(read_words(process, f"task/{thread}/status").get(b"TracerPid", b"0"))
+
+
 def _require_untraced(thread: int, status: dict[bytes, bytes]) -> None:
     tracer = int(status.get(b"TracerPid", b"0"))
     if tracer:
@@ -174,7 +196,8 @@ def _require_64_bit(process: ProcessDirectory) -> None:
         fd = process.open("exe")
     except NotPermitted:
         raise ptrace.why_not_permitted(process) from None
-    except KernelLacks:  # it has no program for a moment: it exchanges it, or ends
+    except (KernelLacks, ProcessGone):  # it has no program for a moment: it exchanges it, or ends
+        process.read("stat")
         msg = f"process {process.pid} is starting another program, or ending"
         raise TargetRefused(msg, hint="try again") from None
     try:

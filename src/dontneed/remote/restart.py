@@ -94,11 +94,14 @@ def number_by_hand(thread: int, registers: Registers, read: Callable[[int, int],
         registers: as the stop found them; in a system call.
         read: reads the thread's memory: address and length.
     Returns:
-        None if the kernel alone knows (restart_syscall), and neither memory nor code tells.
+        None if the kernel alone knows (restart_syscall), and neither memory nor code tells; or if the call was made by
+        another instruction than that of 64-bit code.
     """
     number = registers.system_call
+    if number is None:
+        return None
     if number != NR.RESTART_SYSCALL:
-        return number
+        return number if read(registers.rip - len(SYSCALL), len(SYSCALL)) == SYSCALL else None
     remembered = seen.recall(thread, registers)
     if remembered is not None:
         return remembered

@@ -6,7 +6,8 @@
   stopped thread creates none, so that this ends.
 - A thread that ends, or vanishes because another one calls exec, is none of ours any more. If there was an exec,
   nothing that was known of the process holds: it is let go, and refused.
-- Real signals come in between. They are reported to us first, and passed on at once; our own stop follows.
+- Real signals come in between. They are reported to us first, and passed on at once; our own stop follows, if we ask
+  for it again: any stop cancels an interrupt that has not been met yet.
 - A process that is stopped by SIGSTOP reports a group-stop instead of our interrupt. It is as good for us, and after
   the end of tracing it is still stopped.
 - A signal that the process ignores (SIGCHLD, as a rule) is thrown away when it is sent, but not if the thread that it
@@ -20,19 +21,17 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 import time
 
 from dontneed.abi import ptrace as abi
-from dontneed.abi.syscalls import X86_64 as NR
-from dontneed.abi.x86_64 import ERESTART_RESTARTBLOCK, ERESTARTNOHAND
 from dontneed.errors import KernelLacks, NotPermitted, ProcessGone, TargetRefused
 from dontneed.kernel import ptrace
-from dontneed.remote import filters, refusals, restart
-from dontneed.remote.gadgets import find_gadgets
+from dontneed.remote import refusals, restart
+from dontneed.remote.gadgets import find_gadgets, identify_program
 from dontneed.remote.registers import Registers, require_known_architecture
+from dontneed.remote.tracees import GONE, NOTHING, Reaper, await_report, let_go, let_go_of_sleepers, make_restartable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,12 +40,14 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from dontneed.errors import DontneedError
     from dontneed.kernel.procfs import ProcessDirectory
     from dontneed.remote.gadgets import Gadgets
     from dontneed.remote.passage import Passage
 
-_TURNS_WITHOUT_SLEEP = 100
-_GLANCE_SECONDS = 0.0001
+_GLANCE_SECONDS = 0.001
+_ATTEMPTS = 10
+_LOOK_AGAIN_SECONDS = 0.02
 _ENDED = (b"Z", b"X")
 
 
@@ -86,16 +87,21 @@ class Stop:
         self._seized: set[int] = set()
         self._ended: set[int] = set()
         self._sensitive: set[int] = set()
+        self._reaper: Reaper | None = None
         self._vanished = False
         self._begun: float | None = None
 
     def __enter__(self) -> Self:
         require_known_architecture()
-        _let_go_of_sleepers()
+        let_go_of_sleepers()
         refusals.before_stop(self.process)
-        self.gadgets = find_gadgets(self.process)
         try:
+            self.gadgets = find_gadgets(self.process)
             self._stop_all(time.monotonic() + self._patience_seconds)
+            self._require_same_program()
+        except ProcessGone as error:
+            self._resume_all()
+            raise self._what_has_gone() from error
         except BaseException:
             self._resume_all()
             raise
@@ -112,7 +118,7 @@ class Stop:
 
     def take(self, thread: int, registers: Registers) -> None:
         """Hold a thread that has stopped with these registers; a call that was interrupted is made again at the end."""
-        if thread not in self.group_stopped and _make_restartable(thread, registers):
+        if thread not in self.group_stopped and make_restartable(thread, registers):
             registers.write(thread)
             self._sensitive.add(thread)
         restart.seen.note(thread, registers)
@@ -120,7 +126,7 @@ class Stop:
 
     def release(self, thread: int) -> None:
         """Let one thread go on, before the others."""
-        _release(thread, self._patience_seconds)
+        let_go([thread], self._patience_seconds)
         self.forget(thread)
 
     def forget(self, thread: int) -> None:
@@ -131,6 +137,9 @@ class Stop:
     # Stopping
 
     def _stop_all(self, deadline: float) -> None:
+        if self._only is None or len(self._only) > 1:
+            self._reaper = Reaper(self._seized)
+            self._reaper.start()
         while new := [thread for thread in self._listed() if thread not in self._seized | self._ended]:
             seized = [thread for thread in self._in_order(new, deadline) if self._seize(thread)]
             self._begun = self._begun or time.perf_counter()
@@ -138,12 +147,28 @@ class Stop:
                 self._interrupt(thread)
             for thread in seized:
                 self._await_stop(thread, deadline)
+        if self._reaper:
+            self._reaper.stop()
         if self._vanished:
             self._look_again()
         self._drop_strangers()
         if not self.registers:
-            msg = f"process {self.pid}, or the thread that was wanted of it, has ended"
-            raise ProcessGone(msg)
+            raise ProcessGone(f"process {self.pid} has ended")  # noqa: EM102 - as it is understood at once
+
+    def _what_has_gone(self) -> DontneedError:
+        """The process, a thread of it, or only the program that it was: in the middle of an exec all looks gone."""
+        try:
+            refusals.before_stop(self.process)
+        except (ProcessGone, TargetRefused) as error:
+            return error
+        if self._only is None:
+            return _started_another(self.pid)
+        return ProcessGone(f"thread {', '.join(map(str, self._only))} of process {self.pid} has ended")
+
+    def _require_same_program(self) -> None:
+        """An exec before our first request is not reported to us."""
+        if identify_program(self.process) != self.gadgets.program:
+            raise _started_another(self.pid)
 
     def _in_order(self, threads: list[int], deadline: float) -> list[int]:
         """Those first that an ignored signal could disturb, as far as can be seen; the main thread last."""
@@ -165,18 +190,32 @@ class Stop:
 
     def _seize(self, thread: int) -> bool:
         """Whether the thread is traced by us from now on; False if it has ended."""
+        for attempt in range(1, _ATTEMPTS + 1):
+            refused = self._refusal_to_seize(thread)
+            if refused is None:
+                break
+            self._vanished = True
+            if self._traces(thread):  # one that we had seized, and that has got the main thread's number by exec
+                raise _started_another(self.pid)
+            if attempt == _ATTEMPTS:
+                self._require_same_program()
+                raise refusals.of_seize(self.process, thread, refused)
+            time.sleep(_GLANCE_SECONDS)  # within an exec it is refused for a moment
+        return thread in self._seized
+
+    def _refusal_to_seize(self, thread: int) -> OSError | None:
+        """None if the thread is seized now, or has ended."""
         try:
             ptrace.seize(thread)
         except ProcessGone:
             self._ended.add(thread)
-            return False
         except OSError as error:
-            if self._has_ended(thread):  # a main thread that ended before the others stays in the list
-                self._ended.add(thread)
-                return False
-            raise refusals.of_seize(self.process, thread, error) from None
-        self._seized.add(thread)
-        return True
+            if not self._has_ended(thread):  # a main thread that ended before the others stays in the list
+                return error
+            self._ended.add(thread)
+        else:
+            self._seized.add(thread)
+        return None
 
     def _has_ended(self, thread: int) -> bool:
         try:
@@ -193,13 +232,20 @@ class Stop:
     def _await_stop(self, thread: int, deadline: float) -> None:
         """Wait until the thread has stopped, passing on the signals that come first."""
         while True:
-            status = await_report(thread, deadline)
+            status = await_report(thread, min(deadline, time.monotonic() + _LOOK_AGAIN_SECONDS))
             if status == NOTHING:
-                msg = f"thread {thread} of process {self.pid} did not stop within {self._patience_seconds:g} s"
-                raise TargetRefused(
-                    msg,
-                    hint="it sleeps uninterruptibly: it waits for a disk, or for a child that it has just made (vfork)",
-                )
+                if self._has_ended(thread):  # a main thread: its end is reported when the last of the others ends
+                    self._vanished = True
+                    self._ended.add(thread)
+                    return
+                if time.monotonic() >= deadline:
+                    msg = f"thread {thread} of process {self.pid} did not stop within {self._patience_seconds:g} s"
+                    hint = (
+                        "it sleeps uninterruptibly: it waits for a disk, or for a child that it has just made (vfork)"
+                    )
+                    raise TargetRefused(msg, hint=hint)
+                self._look_again()
+                continue
             if status == GONE:
                 self._vanished = True
                 self.forget(thread)
@@ -217,6 +263,7 @@ class Stop:
         if event == abi.EVENT_EXEC:
             raise _started_another(self.pid)
         if event != abi.EVENT_STOP:
+            ptrace.interrupt(thread)  # again: whatever stops a thread first cancels an interrupt that it has not met
             ptrace.resume(thread, number)
             return False
         if number != signal.SIGTRAP:
@@ -226,7 +273,7 @@ class Stop:
 
     def _look_again(self) -> None:
         """Some thread has vanished: by an exec, which ends the stopped ones too, or by the end of the process?"""
-        for thread in list(self.registers):
+        for thread in [*self.registers, *(self._ended & self._seized)]:
             status = await_report(thread, 0)
             if status == NOTHING:
                 continue
@@ -253,96 +300,26 @@ class Stop:
     # Resuming
 
     def _resume_all(self) -> None:
-        for thread in sorted(self._seized, key=lambda thread: (thread in self._sensitive, thread != self.pid)):
-            _release(thread, self._patience_seconds)
+        let_go(sorted(self._seized, key=self._late), self._patience_seconds)
+        if self._vanished and self._traces(self.pid):
+            let_go([self.pid], self._patience_seconds)  # by number a successor: a thread of ours has called exec
         ended = time.perf_counter()
+        if self._reaper:
+            self._reaper.stop()
+            self._reaper.join()
+            self._reaper = None
         self._seized.clear()
         self.pause_seconds = ended - self._begun if self._begun else 0.0
 
-
-NOTHING = -1
-"""No report yet: no wait status is negative."""
-GONE = -2
-"""The thread has ended."""
-
-
-def await_report(thread: int, deadline: float) -> int:
-    """The wait status that a traced thread reports.
-
-    Returns:
-        The status of a stop; `GONE` if it has ended; `NOTHING` if it has reported nothing by the deadline.
-    """
-    for turn in range(1 << 62):
+    def _traces(self, thread: int) -> bool:
         try:
-            status = ptrace.wait(thread)
-        except ProcessGone:
-            return GONE
-        if status is not None:
-            return GONE if os.WIFEXITED(status) or os.WIFSIGNALED(status) else status
-        if turn < _TURNS_WITHOUT_SLEEP and deadline:
-            os.sched_yield()
-            continue
-        if time.monotonic() >= deadline:
-            break
-        time.sleep(_GLANCE_SECONDS)
-    return NOTHING
+            return refusals.tracer_of(self.process, thread) == threading.get_native_id()
+        except (ProcessGone, NotPermitted, KernelLacks):  # it is ending
+            return False
 
-
-def _release(thread: int, patience_seconds: float) -> None:
-    """Let go of a thread, wherever it is; one that has not stopped is stopped first."""
-    try:
-        ptrace.detach(thread)
-    except ProcessGone:
-        _release_runner(thread, time.monotonic() + patience_seconds)
-
-
-def _release_runner(thread: int, deadline: float) -> None:
-    """Stop a thread, to let go of it."""
-    try:
-        ptrace.interrupt(thread)
-        status = await_report(thread, deadline)
-        if status == NOTHING:
-            _sleepers.setdefault(threading.get_native_id(), set()).add(thread)
-        elif status != GONE:
-            ptrace.detach(thread, _signal_due(thread, status))
-    except ProcessGone:
-        return
-
-
-def _make_restartable(thread: int, registers: Registers) -> bool:
-    """Have an interrupted call made again where that would not happen by itself; whether `registers` changed.
-
-    The kernel goes on with some calls by restart_syscall. A seccomp filter may end the process for that one: then the
-    call is made again as it was, and what is left of its timeout is lost.
-    """
-    if restart.make_restartable(registers):
-        return True
-    if registers.result != -ERESTART_RESTARTBLOCK or registers.orig_rax == NR.RESTART_SYSCALL:
-        return False
-    if not filters.may_forbid_restart(thread):
-        return False
-    registers.rax = -ERESTARTNOHAND
-    return True
-
-
-def _signal_due(thread: int, status: int) -> int:
-    """The signal that a thread has stopped for, if that was why; a call that our interrupt ended is made again."""
-    event, number = status >> 16, status >> 8 & 0xFF
-    if not event:
-        return 0 if number == abi.SYSCALL_STOP else number
-    registers = Registers.read(thread)
-    if number == signal.SIGTRAP and _make_restartable(thread, registers):
-        registers.write(thread)
-    return 0
-
-
-_sleepers: dict[int, set[int]] = {}
-"""Threads that did not stop in time and are traced still, by the thread of ours that traces them."""
-
-
-def _let_go_of_sleepers() -> None:
-    for thread in _sleepers.pop(threading.get_native_id(), set()):
-        _release_runner(thread, 0)
+    def _late(self, thread: int) -> tuple[bool, bool, bool]:
+        """The order of letting go; see the facts above."""
+        return thread in self._ended, thread in self._sensitive, thread != self.pid
 
 
 def _started_another(pid: int) -> TargetRefused:
