@@ -135,7 +135,8 @@ def _owning_object(subject: Subject, objects: list[MappedObject], libc: Allocato
             if target == own:
                 return libc.mapped
             found = next((other for other in objects if other.contains(target)), None)
-            if found is not None and found not in (mapped, libc.mapped):
+            # A program at a fixed address stands in for functions whose address it takes: a stub there is no malloc.
+            if found not in (None, mapped, libc.mapped) and resolve(subject, found, ("malloc",)):
                 return found
     return _definer(subject, [mapped for mapped in objects if mapped is not libc.mapped]) or libc.mapped
 
