@@ -121,6 +121,7 @@ def _pauses(options: Options) -> Iterator[Comparison]:
         about = f"{count} threads with {format_bytes(dead)} each"
         yield from _pause(options, "dead-stack", about, partial(native, "stacks", count, dead), 0.003)
     yield from _pause(options, "clean-file", format_bytes(_file_bytes(options)), partial(_mapped, options), 0.0)
+    (BUILD / "mapped").unlink()
 
 
 def _pause(

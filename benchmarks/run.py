@@ -149,7 +149,11 @@ def _among_the_kept(results: dict[str, Any]) -> dict[str, Any]:
         return results
     kept = json.loads(path.read_text(encoding="utf-8"))
     asked = list(dict.fromkeys(row["question"] for row in results["comparisons"]))
-    earlier = [run for run in kept.get("later_runs", []) if not set(run["questions"]) <= set(asked)]
+    earlier = [
+        {**run, "questions": left}
+        for run in kept.get("later_runs", [])
+        if (left := [question for question in run["questions"] if question not in asked])
+    ]
     return {
         **kept,
         "versions": kept["versions"] | results["versions"],
