@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,10 @@ _PARTS, _ROWS = 8, 80_000
 def main() -> None:
     """Start the cluster, leave data with the worker, and serve."""
     with (
-        LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=None, memory_limit="4GB") as cluster,
+        TemporaryDirectory() as room,
+        LocalCluster(
+            n_workers=1, threads_per_worker=2, dashboard_address=None, memory_limit="4GB", local_directory=room
+        ) as cluster,
         Client(cluster) as client,
     ):
         kept = client.map(table, range(100, 104), pure=False)
