@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 import dontneed
 from comparing import Case, at_most
 from dontneed.abi import trace_kinds
-from dontneed.observe.trace_decode import FILTERS, Decoder
-from dontneed.observe.trace_summary import summarize
+from dontneed.observe.trace.decode import FILTERS, Decoder
+from dontneed.observe.trace.summary import summarize
 from programs import BUILD
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from dontneed.abi.pagemap import ENTRY_BYTES
 from dontneed.kernel.kernel_memory import KernelMemory, kernel_memory
 from dontneed.kernel.maps import read_maps
 from dontneed.kernel.procfs import ProcessDirectory
-from dontneed.observe.page_tables import dump, read_walk
+from dontneed.observe.tables.page_tables import dump, read_walk
 from dontneed.units import PAGE_BYTES, format_bytes
 from measuring import alternate, timed
 from programs import Program

@@ -30,21 +30,21 @@ if TYPE_CHECKING:
     from dontneed.kernel.status import Counters as Counters
     from dontneed.observe.address_space import AddressSpace as AddressSpace
     from dontneed.observe.address_space import look as look
-    from dontneed.observe.cached_file import CachedFile as CachedFile
-    from dontneed.observe.cached_file import CacheTotal as CacheTotal
+    from dontneed.observe.cache.cached_file import CachedFile as CachedFile
+    from dontneed.observe.cache.cached_file import CacheTotal as CacheTotal
+    from dontneed.observe.cache.page_cache import PageCache as PageCache
+    from dontneed.observe.cache.page_cache import cache as cache
+    from dontneed.observe.cache.page_cache import evict as evict
     from dontneed.observe.difference import Difference as Difference
     from dontneed.observe.mapping import Mapping as Mapping
     from dontneed.observe.measurement import Measurement as Measurement
     from dontneed.observe.measurement import measure as measure
-    from dontneed.observe.page_cache import PageCache as PageCache
-    from dontneed.observe.page_cache import cache as cache
-    from dontneed.observe.page_cache import evict as evict
-    from dontneed.observe.page_tables import Walk as Walk
-    from dontneed.observe.page_tables import walk as walk
     from dontneed.observe.pages import PageMap as PageMap
-    from dontneed.observe.timeline import Timeline as Timeline
-    from dontneed.observe.timeline import trace as trace
-    from dontneed.observe.timeline import trace_command as trace_command
+    from dontneed.observe.tables.page_tables import Walk as Walk
+    from dontneed.observe.tables.page_tables import walk as walk
+    from dontneed.observe.trace.timeline import Timeline as Timeline
+    from dontneed.observe.trace.timeline import trace as trace
+    from dontneed.observe.trace.timeline import trace_command as trace_command
     from dontneed.reasons.survey import Survey as Survey
     from dontneed.reclaim.advise import advise as advise
     from dontneed.reclaim.advise import posix_madvise as posix_madvise
@@ -78,21 +78,21 @@ _HOMES = {
     "Counters": "kernel.status",
     "AddressSpace": "observe.address_space",
     "look": "observe.address_space",
-    "CachedFile": "observe.cached_file",
-    "CacheTotal": "observe.cached_file",
+    "CachedFile": "observe.cache.cached_file",
+    "CacheTotal": "observe.cache.cached_file",
     "Difference": "observe.difference",
     "Mapping": "observe.mapping",
     "Measurement": "observe.measurement",
     "measure": "observe.measurement",
-    "PageCache": "observe.page_cache",
-    "cache": "observe.page_cache",
-    "evict": "observe.page_cache",
+    "PageCache": "observe.cache.page_cache",
+    "cache": "observe.cache.page_cache",
+    "evict": "observe.cache.page_cache",
     "PageMap": "observe.pages",
-    "Timeline": "observe.timeline",
-    "trace": "observe.timeline",
-    "trace_command": "observe.timeline",
-    "Walk": "observe.page_tables",
-    "walk": "observe.page_tables",
+    "Timeline": "observe.trace.timeline",
+    "trace": "observe.trace.timeline",
+    "trace_command": "observe.trace.timeline",
+    "Walk": "observe.tables.page_tables",
+    "walk": "observe.tables.page_tables",
     "advise": "reclaim.advise",
     "posix_madvise": "reclaim.advise",
     "discard": "reclaim.discard",

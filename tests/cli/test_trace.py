@@ -12,7 +12,7 @@ import pytest
 
 from dontneed.cli.main import main
 from dontneed.kernel.procfs import ProcessDirectory
-from dontneed.observe.trace_file import read_trace
+from dontneed.observe.trace.trace_file import read_trace
 
 PATIENCE_SECONDS = 60
 traced = pytest.mark.needs_feature("tracepoints")

@@ -10,7 +10,7 @@ import pytest
 
 import dontneed
 from dontneed.cli.main import main
-from dontneed.observe.page_tables import Walk
+from dontneed.observe.tables.page_tables import Walk
 
 PID, ADDRESS = 4242, 0x7F12_3440_5000
 TABLE, PAGE = 0x067, 0x8000_0000_0000_0067
@@ -34,7 +34,8 @@ PTE[5] 0x8000000005c93067  present writable user accessed dirty no-execute, fram
 def walked(monkeypatch):
     """A process that we make up."""
     monkeypatch.setattr(
-        "dontneed.observe.page_tables.walk", lambda pid, address: Walk(pid, address & -4096, 4, RAW, zero_frame=7)
+        "dontneed.observe.tables.page_tables.walk",
+        lambda pid, address: Walk(pid, address & -4096, 4, RAW, zero_frame=7),
     )
 
 

@@ -14,8 +14,8 @@ import pytest
 
 from dontneed.errors import TargetRefused
 from dontneed.kernel.procfs import ProcessDirectory
-from dontneed.observe import python_runtime
 from dontneed.observe.presence import read_presence
+from dontneed.observe.python import runtime as python_runtime
 from dontneed.observe.subject import read_subject
 from dontneed.remote.gil import Gil
 

@@ -11,8 +11,9 @@ import pytest
 
 from dontneed.errors import TargetRefused
 from dontneed.kernel.process_memory import write_memory
-from dontneed.observe import malloc_arenas, malloc_state
-from dontneed.observe.allocators import find_allocators
+from dontneed.observe.malloc import arenas as malloc_arenas
+from dontneed.observe.malloc import state as malloc_state
+from dontneed.observe.malloc.allocators import find_allocators
 from dontneed.reasons import malloc_calls, malloc_free, malloc_pages
 from dontneed.reasons.survey import Limits
 

@@ -15,7 +15,7 @@ import pytest
 import dontneed
 from dontneed.kernel import cachestat
 from dontneed.kernel.statfs import IN_MEMORY, OVERLAY, file_system_number
-from dontneed.observe import page_cache
+from dontneed.observe.cache import page_cache
 from dontneed.units import MIB, PAGE_BYTES
 
 PAGES = 300
@@ -209,7 +209,7 @@ def test_names_that_are_no_text_are_kept(on_disk):
 TELL = """if True:
     import json, sys
     import dontneed
-    from dontneed.observe import page_cache
+    from dontneed.observe.cache import page_cache
     if {by_mincore}:
         page_cache.page_counter = lambda: None
     found = dontneed.{call}({paths!r})

@@ -14,8 +14,8 @@ from dontneed.kernel.kernel_memory import kernel_memory, open_kernel_memory
 from dontneed.kernel.maps import read_maps
 from dontneed.kernel.procfs import ProcessDirectory
 from dontneed.lab.live import LiveMachine
-from dontneed.observe.page_tables import dump
-from dontneed.observe.table_reader import TableReader
+from dontneed.observe.tables.page_tables import dump
+from dontneed.observe.tables.reader import TableReader
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_feature("kernel memory"), pytest.mark.needs_feature("BTF")]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from dontneed.kernel.procfs import ProcessDirectory
-from dontneed.observe import symbols
+from dontneed.observe.objects import symbols
+from dontneed.observe.objects.symbols import find_object, find_objects, resolve
 from dontneed.observe.subject import read_subject
-from dontneed.observe.symbols import find_object, find_objects, resolve
 
 FUNCTION = "lgamma_r"
 

@@ -18,8 +18,8 @@ from dontneed.abi import trace_kinds as kinds
 from dontneed.errors import KernelLacks, NotPermitted, ProcessGone, UsageError
 from dontneed.kernel import features, tracefs
 from dontneed.kernel.perf import Recorder
-from dontneed.observe.trace_file import read_trace, write_trace
-from dontneed.observe.trace_summary import summarize
+from dontneed.observe.trace.summary import summarize
+from dontneed.observe.trace.trace_file import read_trace, write_trace
 from dontneed.units import PAGE_BYTES
 
 PAGES = 40
@@ -244,7 +244,7 @@ def test_under_lockdown_it_is_said_that_lockdown_forbids_it(monkeypatch):
         raise PermissionError(errno.EPERM, "Operation not permitted", "events/kmem/rss_stat/format in tracefs")
 
     monkeypatch.setattr("dontneed.kernel.tracefs.read_tracepoints", refuse)
-    monkeypatch.setattr("dontneed.observe.timeline.read_tracepoints", refuse)
+    monkeypatch.setattr("dontneed.observe.trace.timeline.read_tracepoints", refuse)
     monkeypatch.setattr("dontneed.kernel.probes_perf._read", lambda _path: "none integrity [confidentiality]")
     with pytest.raises(NotPermitted, match="lockdown=confidentiality") as refused:
         dontneed.trace_command(["true"])

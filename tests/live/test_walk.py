@@ -21,7 +21,7 @@ from dontneed.lab.before_after import before_after
 from dontneed.lab.live import LiveMachine, LiveProcess
 from dontneed.lab.modelled import ModelMachine
 from dontneed.model.views.walk import walk as walk_model
-from dontneed.observe.page_tables import read_walk
+from dontneed.observe.tables.page_tables import read_walk
 
 from .test_model_against_live import SCENARIOS, file_in_memory, on_a_stack, shared_anonymous
 

@@ -8,9 +8,9 @@ import numpy as np
 
 from dontneed.abi.glibc_malloc import HEAP_BYTES, LAYOUTS
 from dontneed.errors import Unreadable
-from dontneed.observe.malloc_arenas import Places, read_arenas
-from dontneed.observe.malloc_chunks import proven_spans, walk_chains
-from dontneed.observe.malloc_memory import MallocMemory, places_of_heaps
+from dontneed.observe.malloc.arenas import Places, read_arenas
+from dontneed.observe.malloc.chunks import proven_spans, walk_chains
+from dontneed.observe.malloc.memory import MallocMemory, places_of_heaps
 from dontneed.spans import Span, Spans
 from dontneed.units import MIB, PAGE_BYTES
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from dontneed.abi import pymalloc as abi
 from dontneed.observe.presence import Presence
-from dontneed.observe.pymalloc_arenas import object_type
-from dontneed.observe.pymalloc_pools import Pools, header_type
+from dontneed.observe.python.arenas import object_type
+from dontneed.observe.python.pools import Pools, header_type
 from dontneed.spans import Spans
 
 POOL, OVERHEAD = abi.POOL_BYTES, abi.HEADER_BYTES

@@ -10,10 +10,10 @@ import pytest
 
 from dontneed.errors import Unreadable
 from dontneed.kernel.procfs import ProcessDirectory
-from dontneed.observe import allocators
-from dontneed.observe.allocators import GLIBC, GPERFTOOLS, JEMALLOC, MIMALLOC, MUSL, TCMALLOC, find_allocators
+from dontneed.observe.malloc import allocators
+from dontneed.observe.malloc.allocators import GLIBC, GPERFTOOLS, JEMALLOC, MIMALLOC, MUSL, TCMALLOC, find_allocators
+from dontneed.observe.objects.symbols import MappedObject, find_object, find_objects, resolve
 from dontneed.observe.subject import read_subject
-from dontneed.observe.symbols import MappedObject, find_object, find_objects, resolve
 from dontneed.spans import Spans
 
 LIBC = "/usr/lib/x86_64-linux-gnu/libc.so.6"
@@ -182,7 +182,7 @@ def test_a_process_of_nobodys_is_read_through_its_root(as_nobody):
         "import ctypes, os\n"
         "from dontneed.kernel.procfs import ProcessDirectory\n"
         "from dontneed.observe.subject import read_subject\n"
-        "from dontneed.observe.symbols import find_object, resolve\n"
+        "from dontneed.observe.objects.symbols import find_object, resolve\n"
         "with ProcessDirectory(os.getpid()) as process:\n"
         "    subject = read_subject(process)\n"
         "    libc = find_object(subject, lambda path: path.endswith('libc.so.6'))\n"

@@ -6,7 +6,7 @@ import random
 
 import numpy as np
 
-from dontneed.observe.cover import NOTHING, Cover
+from dontneed.observe.trace.cover import NOTHING, Cover
 
 
 def test_ranges_are_what_setting_page_by_page_makes_of_them():

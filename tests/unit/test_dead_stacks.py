@@ -11,8 +11,8 @@ import pytest
 from dontneed import Span
 from dontneed.errors import Unreadable
 from dontneed.kernel.procmap import MappedPart
-from dontneed.observe import dead_stacks
-from dontneed.observe.dead_stacks import (
+from dontneed.observe.stacks import dead_stacks
+from dontneed.observe.stacks.dead_stacks import (
     NOT_ITS_OWN,
     POINTS_BELOW,
     RESERVE_BYTES,

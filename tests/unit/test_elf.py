@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dontneed.observe.elf import EXECUTABLE, WRITABLE, parse_elf
+from dontneed.observe.objects.elf import EXECUTABLE, WRITABLE, parse_elf
 
 PT_LOAD, PT_NOTE = 1, 4
 SHT_STRTAB, SHT_SYMTAB, SHT_RELA, SHT_DYNSYM = 3, 2, 4, 11

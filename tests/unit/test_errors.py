@@ -20,6 +20,8 @@ PROMISES = [
     (errors.ProcessGone, ProcessLookupError, 5),
     (errors.NoAddressSpace, LookupError, 1),
     (errors.BufferRefused, BufferError, 1),
+    (errors.TargetRefused, RuntimeError, 1),
+    (errors.Unreadable, LookupError, 1),
     (errors.AdviceRefused, OSError, 1),
 ]
 each_error = pytest.mark.parametrize("kind", [kind for kind, _, _ in PROMISES])

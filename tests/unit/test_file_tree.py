@@ -8,8 +8,8 @@ import socket
 
 import pytest
 
-from dontneed.observe import file_tree
-from dontneed.observe.file_tree import Passed, walk
+from dontneed.observe.cache import file_tree
+from dontneed.observe.cache.file_tree import Passed, walk
 
 
 def found(*paths, **options):

@@ -13,9 +13,9 @@ import pytest
 from dontneed.abi.glibc_malloc import HEAP_BYTES, LAYOUTS, STATE_BYTES
 from dontneed.errors import Unreadable
 from dontneed.kernel.maps import parse_maps
-from dontneed.observe.malloc_arenas import Places, find_main_arenas, read_arenas
-from dontneed.observe.malloc_memory import memory_of, places_of_heaps, read_heaps
-from dontneed.observe.malloc_state import find_states, fitting_layouts, parse_state
+from dontneed.observe.malloc.arenas import Places, find_main_arenas, read_arenas
+from dontneed.observe.malloc.memory import memory_of, places_of_heaps, read_heaps
+from dontneed.observe.malloc.state import find_states, fitting_layouts, parse_state
 from dontneed.spans import Span, Spans
 from dontneed.units import MIB
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dontneed.abi.glibc_malloc import HEAP_BYTES
-from dontneed.observe.malloc_chunks import proven_spans, walk_chains
+from dontneed.observe.malloc.chunks import proven_spans, walk_chains
 from dontneed.spans import Spans
 
 from .malloc_world import BRK, DATA, MAIN, PAGE, UNSORTED, World

@@ -14,8 +14,8 @@ import pytest
 from dontneed import Span, TargetRefused
 from dontneed.abi import pymalloc as abi
 from dontneed.kernel import mappings, native
-from dontneed.observe.pymalloc_arenas import object_type
-from dontneed.observe.pymalloc_pools import header_type
+from dontneed.observe.python.arenas import object_type
+from dontneed.observe.python.pools import header_type
 
 from .made_memory import PAGE, making_memory
 

@@ -12,7 +12,7 @@ import pytest
 from dontneed.abi import pymalloc as abi
 from dontneed.errors import TargetRefused
 from dontneed.kernel.procfs import ProcessDirectory
-from dontneed.observe.pymalloc_arenas import find_arenas
+from dontneed.observe.python.arenas import find_arenas
 from dontneed.spans import Spans
 
 from .pymalloc_model import POOL, Memory, Pool, arena_object
@@ -86,7 +86,7 @@ def test_the_next_time_it_is_found_by_the_hint(world, monkeypatch):
     """No pool is looked for."""
     hint = world.find().hint
     assert hint == {"holder": world.holder}
-    monkeypatch.setattr("dontneed.observe.pymalloc_arenas._find_holders", None)
+    monkeypatch.setattr("dontneed.observe.python.arenas._find_holders", None)
     world.place(20 << 10)
     world.hold(world.holder, world.array)
     assert world.find(hint).array == world.array

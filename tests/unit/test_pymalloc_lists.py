@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from dontneed.kernel.process_memory import write_each
-from dontneed.observe.pymalloc_lists import Contents, Expectation, plan_edits, read_lists, walk, with_gain
-from dontneed.observe.pymalloc_pools import PAGE
+from dontneed.observe.python.free_lists import Contents, Expectation, plan_edits, read_lists, walk, with_gain
+from dontneed.observe.python.pools import PAGE
 
 from .pymalloc_model import OVERHEAD, POOL, Memory, Pool, table_of
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from dontneed.abi import pymalloc as abi
-from dontneed.observe.pymalloc_arenas import Arenas
-from dontneed.observe.pymalloc_lists import Contents, walk
-from dontneed.observe.pymalloc_pools import PAGE, are_free, are_pools, are_pools_in_use, read_pools
+from dontneed.observe.python.arenas import Arenas
+from dontneed.observe.python.free_lists import Contents, walk
+from dontneed.observe.python.pools import PAGE, are_free, are_pools, are_pools_in_use, read_pools
 from dontneed.reasons.pool_edits import FreeEnds, FreePools, Tails
 
 from .pymalloc_model import POOL, Memory, Pool, arena_object, presence_of, table_of

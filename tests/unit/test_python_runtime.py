@@ -10,8 +10,8 @@ import pytest
 
 from dontneed.errors import NotPermitted, TargetRefused
 from dontneed.kernel.procfs import ProcessDirectory
-from dontneed.observe import python_runtime
-from dontneed.observe.python_runtime import CALLED, FINALIZING, find_runtime
+from dontneed.observe.python import runtime as python_runtime
+from dontneed.observe.python.runtime import CALLED, FINALIZING, find_runtime
 from dontneed.observe.subject import read_subject
 
 WHOLE = dict.fromkeys((*CALLED, FINALIZING[0], "PyIter_Send"), 4096)

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from dontneed.observe.cached_file import UNKNOWN, CachedFile, FileColumns
-from dontneed.observe.file_tree import Unread
-from dontneed.observe.page_cache import PageCache
+from dontneed.observe.cache.cached_file import UNKNOWN, CachedFile, FileColumns
+from dontneed.observe.cache.file_tree import Unread
+from dontneed.observe.cache.page_cache import PageCache
 from dontneed.report.cache import cache_document, format_bar, format_cache
 from dontneed.report.json import format_json
 from dontneed.units import PAGE_BYTES

@@ -110,15 +110,15 @@ def test_stat_says_who_it_is(kernel, command, parent, minor, major) -> None:
 @pytest.mark.parametrize("command", ["a) R 1 (b", "((", "))", "a b", "new\nline", "", "\udcff", "1 (x) S"])
 def test_a_command_may_hold_what_surrounds_it(command) -> None:
     """It begins at the first bracket and ends at the last, whatever is between."""
-    text = b"17 (%s) Z 16 0 0 0 -1 4227084 5 0 6 0 0 0" % command.encode("utf-8", "surrogateescape")
+    text = b"17 (%s) Z 16 0 0 0 -1 4227084 5 0 6 0 0 0 0 0 20 0 1 0 4711" % command.encode("utf-8", "surrogateescape")
     identity = parse_stat(text)
     assert (identity.command, identity.state, identity.parent) == (command, "Z", 16)
-    assert (identity.minor_faults, identity.major_faults) == (5, 6)
+    assert (identity.minor_faults, identity.major_faults, identity.started) == (5, 6, 4711)
 
 
 def test_a_kernel_thread_is_known_by_its_flag() -> None:
     """PF_KTHREAD, in the flags of kthreadd on 6.18."""
-    assert parse_stat(b"2 (kthreadd) S 0 0 0 0 -1 2129984 0 0 0 0 0 93").kernel_thread
+    assert parse_stat(b"2 (kthreadd) S 0 0 0 0 -1 2129984 0 0 0 0 0 93 0 0 20 0 1 0 9").kernel_thread
 
 
 @pytest.mark.parametrize("name", ["VmRSS:\\t9 kB", "Threads:\\t9", "a\\nb", ": :"])

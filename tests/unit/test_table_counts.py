@@ -22,8 +22,8 @@ from dontneed.abi.page_entry import (
     WRITABLE,
     swap_entry,
 )
-from dontneed.observe.table_counts import COUNTED, TableCounts
-from dontneed.observe.table_reader import TableReader
+from dontneed.observe.tables.counts import COUNTED, TableCounts
+from dontneed.observe.tables.reader import TableReader
 
 from .table_world import ONLY_READ, PAGE, WRITTEN, ZERO_FRAME, TableWorld, table_of_mappings
 
@@ -113,7 +113,7 @@ def test_huge_pages_are_counted_whole_and_their_zero_page_apart(monkeypatch):
     world.map(task, START + 3 * MIB2, swap_entry(0, 5, NEW), level=1)
     flags = {0x600: 1 << 24, 0x800: 0}
     monkeypatch.setattr(
-        "dontneed.observe.table_counts.read_frame_flags",
+        "dontneed.observe.tables.counts.read_frame_flags",
         lambda frames: np.array([flags[int(frame)] for frame in frames], np.uint64),
     )
     counts = counted(world, task, [(START, START + 4 * MIB2), (START + (1 << 30), START + (2 << 30))])

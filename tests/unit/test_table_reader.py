@@ -6,8 +6,8 @@ import pytest
 
 from dontneed.abi.page_entry import FRAME_SHIFT, HUGE
 from dontneed.errors import ProcessGone, UsageError
-from dontneed.observe.page_tables import TargetRefused, read_walk
-from dontneed.observe.table_reader import TableReader
+from dontneed.observe.tables.page_tables import TargetRefused, read_walk
+from dontneed.observe.tables.reader import TableReader
 
 from .table_world import BASE, PAGE, TABLE, WRITTEN, TableWorld
 

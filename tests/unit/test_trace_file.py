@@ -9,7 +9,7 @@ import pytest
 
 from dontneed.abi import trace_kinds as kinds
 from dontneed.errors import DontneedError, UsageError
-from dontneed.observe.trace_file import read_trace, write_trace
+from dontneed.observe.trace.trace_file import read_trace, write_trace
 
 from .trace_world import HELD, PAGE, PID, called, timeline_of, touched
 

@@ -10,7 +10,7 @@ from dontneed.errors import DontneedError
 from dontneed.kernel.perf import default_ring_bytes, parse_cpus, ring_bytes_for
 from dontneed.kernel.perf_records import Records
 from dontneed.kernel.tracefs import Field, parse_format
-from dontneed.observe.trace_decode import ENTER, FLUSH, LEAVE, RSS_STAT, USER_FAULT, Decoder
+from dontneed.observe.trace.decode import ENTER, FLUSH, LEAVE, RSS_STAT, USER_FAULT, Decoder
 from dontneed.units import MIB
 
 from .trace_world import PID, record, sample, side, tracepoint

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from dontneed.abi import trace_kinds as kinds
-from dontneed.observe.trace_summary import summarize
+from dontneed.observe.trace.summary import summarize
 from dontneed.report.json import format_json
 from dontneed.report.timeline import format_timeline, timeline_document
 from dontneed.report.trace_events import events_of, format_events

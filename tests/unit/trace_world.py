@@ -9,7 +9,7 @@ import numpy as np
 from dontneed.abi import perf_event as perf
 from dontneed.abi import trace_kinds as kinds
 from dontneed.kernel.tracefs import Field, Tracepoint
-from dontneed.observe.timeline import Timeline
+from dontneed.observe.trace.timeline import Timeline
 
 PAGE = 4096
 PID = 100

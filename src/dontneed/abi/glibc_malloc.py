@@ -1,7 +1,7 @@
 """How glibc's malloc lays out its arenas on x86-64, from 2.23 on: `heap_info`, `malloc_state`, `malloc_chunk`.
 
 None of it is an interface: it changed twice in ten years, and a distribution may patch it. So nothing here is taken for
-granted: `observe/malloc_state.py` looks which layout fits what is there, and refuses when none does, or two do.
+granted: `observe/malloc/state.py` looks which layout fits what is there, and refuses when none does, or two do.
 
 heap_info stands at the start of a heap: ar_ptr 0, prev 8, size 16, mprotect_size 24, from 2.35 on pagesize 32. Behind
 that of an arena's first heap stands its malloc_state, whose mutex is at 0 and whose flags are at 4; that of the main

@@ -44,7 +44,7 @@ def run(arguments: Namespace) -> int:
     if arguments.show_code:
         print_lines(_code(arguments))
         return 0
-    from dontneed.observe.page_cache import cache, evict
+    from dontneed.observe.cache.page_cache import cache, evict
     from dontneed.report.cache import cache_document, format_cache
 
     if arguments.evict:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
     from collections.abc import Callable, Iterator
 
-    from dontneed.observe.timeline import Limits, Timeline
+    from dontneed.observe.trace.timeline import Limits, Timeline
 
 _TOP = 20
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -48,7 +48,7 @@ def run(arguments: Namespace) -> int:
     if timeline.lost:
         print(f"dontneed: {timeline.lost:,} records were lost; a larger --buffer helps", file=sys.stderr)
     if arguments.output:
-        from dontneed.observe.trace_file import write_trace
+        from dontneed.observe.trace.trace_file import write_trace
 
         write_trace(arguments.output, timeline)
         print(f"dontneed: {len(timeline.events):,} events kept in {arguments.output}", file=sys.stderr)
@@ -80,7 +80,7 @@ def _checked(arguments: Namespace) -> int | None:
 
 
 def _traced(pid: int | None, arguments: Namespace) -> Timeline:
-    from dontneed.observe.timeline import trace_new_process, trace_process
+    from dontneed.observe.trace.timeline import trace_new_process, trace_process
 
     with _until_interrupted() as is_over:
         limits = _limits(arguments).replace(is_over=is_over)
@@ -114,7 +114,7 @@ class _until_interrupted:  # noqa: N801 - a context manager
 
 
 def _limits(arguments: Namespace) -> Limits:
-    from dontneed.observe.timeline import MOST_EVENTS, Limits
+    from dontneed.observe.trace.timeline import MOST_EVENTS, Limits
 
     most = MOST_EVENTS if arguments.most is None else arguments.most
     return Limits(arguments.seconds, most, _size(arguments.buffer))
@@ -137,7 +137,7 @@ def _size(text: str | None) -> int | None:
 
 
 def _show(timeline: Timeline, arguments: Namespace) -> None:
-    from dontneed.observe.trace_summary import summarize
+    from dontneed.observe.trace.summary import summarize
     from dontneed.report.json import format_json
     from dontneed.report.timeline import format_timeline, timeline_document
 
@@ -170,8 +170,8 @@ def _code(pid: int | None, arguments: Namespace) -> list[str]:
         traced = f"dontneed.trace({pid}, seconds={arguments.seconds})"
     return [
         "import dontneed",
-        "from dontneed.observe.trace_file import write_trace",
-        "from dontneed.observe.trace_summary import summarize",
+        "from dontneed.observe.trace.trace_file import write_trace",
+        "from dontneed.observe.trace.summary import summarize",
         "",
         f"timeline = {traced}",
         "print(len(timeline.events), timeline.lost, summarize(timeline).advices)",

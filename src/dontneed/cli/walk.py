@@ -61,7 +61,7 @@ def _walk(arguments: Namespace) -> None:
     if arguments.show_code:
         print_lines(_code(pid, address))
         return
-    from dontneed.observe.page_tables import walk
+    from dontneed.observe.tables.page_tables import walk
 
     found = walk(pid, address)
     print_lines([format_json(walk_document(found))] if arguments.json else format_walk(found))

@@ -62,7 +62,7 @@ def read_memory(pid: int, address: int, length: int) -> bytes:
 
 
 def read_gently(pid: int, address: int, length: int) -> bytes | None:
-    """A copy of memory through /proc/PID/mem, which copies no page that is shared since a fork; None if it cannot be."""
+    """A copy of memory, through /proc/PID/mem: no page is copied that is shared since a fork. None if it cannot be."""
     try:
         fd = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:  # the reason is found, and told, by the other way

@@ -12,7 +12,7 @@ from dontneed.errors import KernelLacks
 from dontneed.lab.live import LiveProcess
 from dontneed.lab.modelled_process import ModelProcess
 from dontneed.model.views.walk import walk as walk_model
-from dontneed.observe.page_tables import walk
+from dontneed.observe.tables.page_tables import walk
 from dontneed.records import Record
 from dontneed.units import HUGE_PAGE_BYTES, PAGE_BYTES
 

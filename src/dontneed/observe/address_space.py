@@ -14,7 +14,7 @@ from dontneed.kernel.procfs import ProcessDirectory
 from dontneed.kernel.status import Counters, Identity, Moment, read_counters, read_identity, read_moment
 from dontneed.observe.mapping import Mappings, kind_of
 from dontneed.observe.residency import METHODS, count_pages
-from dontneed.observe.thread_stacks import mark_thread_stacks
+from dontneed.observe.stacks.thread_stacks import mark_thread_stacks
 from dontneed.records import Record
 
 TYPE_CHECKING = False

@@ -9,7 +9,7 @@ from dontneed.kernel.status import read_counters, read_identity
 from dontneed.observe.address_space import why_empty
 from dontneed.observe.mapping import kind_of
 from dontneed.observe.protected import read_protected
-from dontneed.observe.thread_stacks import mark_thread_stacks
+from dontneed.observe.stacks.thread_stacks import mark_thread_stacks
 from dontneed.records import Record
 
 TYPE_CHECKING = False

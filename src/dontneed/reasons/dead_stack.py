@@ -4,7 +4,7 @@ Frees: pages below the stack pointer of threads that called deep once; the kerne
 
 Safe because nothing there is alive: a function that is called next writes before it reads. What is dead is looked up
 while the thread stands still, in a stack that is proven to be its own, and 32 KiB below its stack pointer are kept
-(`observe.dead_stacks` has the whole argument).
+(`observe.stacks.dead_stacks` has the whole argument).
 
 Needs: to stop the thread (ptrace), one at a time, and to run madvise by it. For the calling thread's own stack nothing:
 `release_own_stack()`.
@@ -29,10 +29,10 @@ from dontneed.kernel.procfs import ProcessDirectory
 from dontneed.kernel.procmap import MappedPart, read_mappings_at
 from dontneed.kernel.stack_pointers import read_stack_pointers
 from dontneed.kernel.status import read_counters
-from dontneed.observe.dead_stacks import find_dead_stack
 from dontneed.observe.protected import read_protected
 from dontneed.observe.resident import find_anonymous
 from dontneed.observe.slices import in_slices, together
+from dontneed.observe.stacks.dead_stacks import find_dead_stack
 from dontneed.reasons.survey import Released, Survey
 from dontneed.spans import Spans
 from dontneed.units import KIB, MIB, PAGE_BYTES, round_down

@@ -33,10 +33,10 @@ from dontneed.kernel.process_memory import read_memory
 from dontneed.kernel.status import read_counters
 from dontneed.observe.presence import lie_within
 from dontneed.observe.protected import read_protected
-from dontneed.observe.pymalloc_arenas import find_arenas, hold_pools, private_memory, read_objects
-from dontneed.observe.pymalloc_lists import read_lists
-from dontneed.observe.pymalloc_pools import are_free, page_up, read_pools
-from dontneed.observe.python_runtime import find_runtime
+from dontneed.observe.python.arenas import find_arenas, hold_pools, private_memory, read_objects
+from dontneed.observe.python.free_lists import read_lists
+from dontneed.observe.python.pools import are_free, page_up, read_pools
+from dontneed.observe.python.runtime import find_runtime
 from dontneed.observe.resident import find_anonymous
 from dontneed.reasons.pool_edits import FreeEnds, FreePools, Tails
 from dontneed.reasons.survey import Released, Survey
@@ -50,9 +50,9 @@ if TYPE_CHECKING:
 
     from dontneed.kernel.pagemap import Words
     from dontneed.observe.presence import Truths
-    from dontneed.observe.pymalloc_arenas import Arenas
-    from dontneed.observe.pymalloc_pools import Pools
-    from dontneed.observe.python_runtime import PythonRuntime
+    from dontneed.observe.python.arenas import Arenas
+    from dontneed.observe.python.pools import Pools
+    from dontneed.observe.python.runtime import PythonRuntime
     from dontneed.observe.subject import Subject
     from dontneed.reasons.pool_edits import Batch
     from dontneed.reasons.survey import Limits

@@ -20,14 +20,14 @@ from dontneed.abi.syscalls import X86_64 as NR
 from dontneed.errors import ProcessGone, TargetRefused
 from dontneed.kernel.maps import read_maps
 from dontneed.kernel.process_memory import write_memory
-from dontneed.observe.allocators import GPERFTOOLS, JEMALLOC, MIMALLOC, TCMALLOC, TRIM
+from dontneed.observe.malloc.allocators import GPERFTOOLS, JEMALLOC, MIMALLOC, TCMALLOC, TRIM
 from dontneed.records import Record
 from dontneed.units import PAGE_BYTES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from dontneed.kernel.procfs import ProcessDirectory
-    from dontneed.observe.allocators import Allocator
+    from dontneed.observe.malloc.allocators import Allocator
     from dontneed.remote.stop import Stop
 
 _ALL_OF_IT = (1 << 63) - 1

@@ -7,7 +7,7 @@ glibc's, as pyarrow's do.
 
 Safe because nobody owns free memory: its contents are undefined until malloc hands it out again, and what malloc itself
 keeps there, the first 48 bytes of each chunk, stays. What is free is proven while all threads stand still, by
-structures that must agree in every detail (see observe/malloc_arenas.py), and only in arenas whose lock nobody holds.
+structures that must agree in every detail (see observe/malloc/arenas.py), and only in arenas whose lock nobody holds.
 Purges and malloc_trim are called by a thread that waits where it cannot be inside malloc.
 
 Needs: to stop the process (ptrace), and to run madvise, or the purge, inside it. x86-64.
@@ -32,9 +32,9 @@ from os.path import basename
 
 from dontneed.errors import TargetRefused, Unreadable
 from dontneed.kernel.maps import read_maps
-from dontneed.observe.allocators import MUSL, TRIM, find_allocators
-from dontneed.observe.free_chunks import find_free_chunks
-from dontneed.observe.malloc_memory import memory_of
+from dontneed.observe.malloc.allocators import MUSL, TRIM, find_allocators
+from dontneed.observe.malloc.free_chunks import find_free_chunks
+from dontneed.observe.malloc.memory import memory_of
 from dontneed.observe.presence import read_presence
 from dontneed.observe.slices import together
 from dontneed.reasons.malloc_calls import can_purge, kept_by, purge, trim
@@ -48,8 +48,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from dontneed.kernel.procfs import ProcessDirectory
-    from dontneed.observe.allocators import Allocator, Allocators
-    from dontneed.observe.free_chunks import FreeChunks
+    from dontneed.observe.malloc.allocators import Allocator, Allocators
+    from dontneed.observe.malloc.free_chunks import FreeChunks
     from dontneed.observe.subject import Subject
     from dontneed.reasons.malloc_calls import Called
     from dontneed.reasons.malloc_pages import Dropped

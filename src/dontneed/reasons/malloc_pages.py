@@ -19,9 +19,9 @@ from dontneed.errors import Unreadable
 from dontneed.kernel.maps import read_maps
 from dontneed.kernel.process_memory import read_each, read_memory
 from dontneed.kernel.status import read_counters
-from dontneed.observe.allocators import SINCE_2_36, SINGLE_THREADED
-from dontneed.observe.free_chunks import prove
-from dontneed.observe.malloc_memory import memory_of
+from dontneed.observe.malloc.allocators import SINCE_2_36, SINGLE_THREADED
+from dontneed.observe.malloc.free_chunks import prove
+from dontneed.observe.malloc.memory import memory_of
 from dontneed.observe.protected import read_protected
 from dontneed.observe.slices import in_slices, together
 from dontneed.records import Record
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from dontneed.kernel.procfs import ProcessDirectory
-    from dontneed.observe.free_chunks import FreeChunks
+    from dontneed.observe.malloc.free_chunks import FreeChunks
     from dontneed.reasons.survey import Limits
     from dontneed.remote.stop import Stop
 

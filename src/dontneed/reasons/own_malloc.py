@@ -17,7 +17,7 @@ from time import perf_counter
 from dontneed.kernel.maps import read_maps
 from dontneed.kernel.native import release_arena
 from dontneed.kernel.own_calls import call_own
-from dontneed.observe.allocators import TRIM, find_allocators
+from dontneed.observe.malloc.allocators import TRIM, find_allocators
 from dontneed.observe.slices import together
 from dontneed.reasons import malloc_free
 from dontneed.reasons.malloc_calls import Called, purge_call
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from dontneed.kernel.procfs import ProcessDirectory
-    from dontneed.observe.allocators import Allocator, Allocators
-    from dontneed.observe.free_chunks import FreeChunks
-    from dontneed.observe.malloc_arenas import Arena
+    from dontneed.observe.malloc.allocators import Allocator, Allocators
+    from dontneed.observe.malloc.arenas import Arena
+    from dontneed.observe.malloc.free_chunks import FreeChunks
     from dontneed.observe.subject import Subject
     from dontneed.reasons.survey import Limits, Released, Survey
     from dontneed.spans import Spans

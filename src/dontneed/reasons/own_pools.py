@@ -16,8 +16,8 @@ from time import perf_counter
 from dontneed.abi.pymalloc import ARENA_BYTES
 from dontneed.errors import DontneedError, ProcessGone, TargetRefused
 from dontneed.kernel.native import release_pools
-from dontneed.observe.pymalloc_arenas import find_arenas
-from dontneed.observe.python_runtime import find_runtime
+from dontneed.observe.python.arenas import find_arenas
+from dontneed.observe.python.runtime import find_runtime
 from dontneed.observe.resident import find_anonymous
 from dontneed.observe.slices import together
 from dontneed.reasons.free_pools import NAME, WHY_SAFE, left_alone
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from dontneed.kernel.native import Numbers
-    from dontneed.observe.pymalloc_arenas import Arenas
-    from dontneed.observe.python_runtime import PythonRuntime
+    from dontneed.observe.python.arenas import Arenas
+    from dontneed.observe.python.runtime import PythonRuntime
     from dontneed.observe.subject import Subject
     from dontneed.reasons.survey import Limits
 

@@ -1,6 +1,6 @@
 """What is done to CPython's pools while the GIL is held: looked at again, edited, and their pages named.
 
-Three sorts of pools give up pages (see observe.pymalloc_pools); each is a `Batch` that can be cut into parts. Its
+Three sorts of pools give up pages (see observe.python.pools); each is a `Batch` that can be cut into parts. Its
 `edit` takes the pools that still lie in their arenas, leaves out those that changed since the survey, writes what has
 to be written into the others, and returns the ranges that nothing lies in any more. All that can be worked out before
 is worked out in `part`, before the GIL is taken.
@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from dontneed.abi import pymalloc as abi
 from dontneed.kernel.process_memory import write_each
-from dontneed.observe.pymalloc_lists import Contents, Expectation, plan_edits
-from dontneed.observe.pymalloc_pools import PAGE, are_free, are_pools, are_pools_in_use, page_up, read_headers
+from dontneed.observe.python.free_lists import Contents, Expectation, plan_edits
+from dontneed.observe.python.pools import PAGE, are_free, are_pools, are_pools_in_use, page_up, read_headers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from dontneed.kernel.pagemap import Words
     from dontneed.kernel.process_memory import Bytes
     from dontneed.observe.presence import Truths
-    from dontneed.observe.pymalloc_lists import Edits, FreeLists
-    from dontneed.observe.pymalloc_pools import Counts, Headers, Pools
+    from dontneed.observe.python.free_lists import Edits, FreeLists
+    from dontneed.observe.python.pools import Counts, Headers, Pools
 
     class Batch(Protocol):
         """Pools of one sort, with what is to be done to them.

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from dontneed.kernel.procfs import ProcessDirectory
-    from dontneed.observe.python_runtime import PythonRuntime
+    from dontneed.observe.python.runtime import PythonRuntime
     from dontneed.remote.registers import Registers
 
 _PATIENCE_SECONDS = 2.0

@@ -15,8 +15,8 @@ from dontneed.errors import KernelLacks, TargetRefused
 from dontneed.kernel import ptrace
 from dontneed.kernel.maps import read_maps
 from dontneed.kernel.process_memory import read_memory, read_ranges
-from dontneed.observe.dead_stacks import points_between
-from dontneed.observe.thread_block import THREAD_BLOCK_BYTES, parse_thread_block
+from dontneed.observe.stacks.dead_stacks import points_between
+from dontneed.observe.stacks.thread_block import THREAD_BLOCK_BYTES, parse_thread_block
 from dontneed.remote import filters, refusals
 from dontneed.remote.restart import number_by_hand
 from dontneed.remote.return_path import LARGEST_BYTES

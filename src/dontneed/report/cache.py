@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Any
 
-    from dontneed.observe.cached_file import CachedFile, CacheTotal
-    from dontneed.observe.file_tree import Unread
-    from dontneed.observe.page_cache import PageCache
+    from dontneed.observe.cache.cached_file import CachedFile, CacheTotal
+    from dontneed.observe.cache.file_tree import Unread
+    from dontneed.observe.cache.page_cache import PageCache
 
     Run = tuple[int, int]
 

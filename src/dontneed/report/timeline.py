@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from dontneed.abi.advice import Advice
-from dontneed.observe.trace_summary import in_rss
+from dontneed.observe.trace.summary import in_rss
 from dontneed.report.table import format_table, printable
 from dontneed.report.trace_events import events_of
 from dontneed.units import format_bytes, format_seconds
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from dontneed.observe.timeline import Timeline
-    from dontneed.observe.trace_summary import AdviceUse, MappingUse, Summary
+    from dontneed.observe.trace.summary import AdviceUse, MappingUse, Summary
+    from dontneed.observe.trace.timeline import Timeline
 
 _COLUMNS, _ROWS = 64, 8
 _BARS = " ▁▂▃▄▅▆▇█"

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from typing import Any
 
-    from dontneed.observe.timeline import Timeline
+    from dontneed.observe.trace.timeline import Timeline
 
     Fields = dict[str, Any]
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from dontneed.abi.page_walk import WalkedEntry
-    from dontneed.observe.page_tables import Walk
+    from dontneed.observe.tables.page_tables import Walk
 
 _INDENT = "   "
 _MEANING = "   = "

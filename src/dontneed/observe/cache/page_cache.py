@@ -18,8 +18,8 @@ import os
 from dontneed.errors import DontneedError, KernelLacks, NotPermitted, UsageError
 from dontneed.kernel.cachestat import cached_runs, page_counter
 from dontneed.kernel.statfs import IN_MEMORY, OVERLAY
-from dontneed.observe.cached_file import UNKNOWN, WIDTH, FileColumns
-from dontneed.observe.file_tree import Passed, Unread, walk
+from dontneed.observe.cache.cached_file import UNKNOWN, WIDTH, FileColumns
+from dontneed.observe.cache.file_tree import Passed, Unread, walk
 from dontneed.records import Record
 from dontneed.units import PAGE_BYTES
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from dontneed.kernel.cachestat import PageCounter, Run
-    from dontneed.observe.cached_file import CachedFile, CacheTotal
-    from dontneed.observe.file_tree import Directory
+    from dontneed.observe.cache.cached_file import CachedFile, CacheTotal
+    from dontneed.observe.cache.file_tree import Directory
 
     Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 

@@ -12,7 +12,7 @@ import os
 from dontneed.abi.pymalloc import NEWEST, OLDEST
 from dontneed.errors import NotPermitted, TargetRefused
 from dontneed.kernel.process_memory import read_memory
-from dontneed.observe.symbols import find_objects, resolve
+from dontneed.observe.objects.symbols import find_objects, resolve
 from dontneed.records import Record
 
 TYPE_CHECKING = False
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from dontneed.kernel.procfs import ProcessDirectory
+    from dontneed.observe.objects.symbols import MappedObject
     from dontneed.observe.subject import Subject
-    from dontneed.observe.symbols import MappedObject
 
 CALLED = (
     "PyGILState_Ensure",

@@ -14,15 +14,15 @@ import os
 
 from dontneed.errors import Unreadable
 from dontneed.kernel.process_memory import read_memory
-from dontneed.observe.symbols import find_objects, pointers_to, resolve
+from dontneed.observe.objects.symbols import find_objects, pointers_to, resolve
 from dontneed.records import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from dontneed.observe.objects.symbols import MappedObject
     from dontneed.observe.subject import Subject
-    from dontneed.observe.symbols import MappedObject
 
 GLIBC, MUSL, JEMALLOC, MIMALLOC, GPERFTOOLS, TCMALLOC = (
     "glibc",

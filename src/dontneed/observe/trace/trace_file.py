@@ -11,7 +11,7 @@ import tempfile
 
 from dontneed.abi.trace_kinds import COUNTERS, EVENT_BYTES, EVENT_FIELDS, KINDS, MAPPING
 from dontneed.errors import DontneedError, NotPermitted, UsageError
-from dontneed.observe.timeline import Timeline
+from dontneed.observe.trace.timeline import Timeline
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from dontneed.kernel.pagemap import Words
     from dontneed.kernel.process_memory import Truths
-    from dontneed.observe.malloc_arenas import Arena
-    from dontneed.observe.malloc_memory import MallocMemory
+    from dontneed.observe.malloc.arenas import Arena
+    from dontneed.observe.malloc.memory import MallocMemory
 
 _CHUNK_WORDS = 4
 """prev_size, size, fd, bk."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dontneed.abi import trace_kinds as kinds
 from dontneed.kernel.maps import parse_maps
-from dontneed.observe.cover import NOTHING, Cover
+from dontneed.observe.trace.cover import NOTHING, Cover
 from dontneed.records import Record
 from dontneed.units import round_up
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from dontneed.observe.timeline import Timeline
+    from dontneed.observe.trace.timeline import Timeline
 
     Array = NDArray[Any]
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from dontneed.abi import glibc_malloc as abi
 from dontneed.errors import Unreadable
-from dontneed.observe.malloc_memory import heap_faults, read_heaps
-from dontneed.observe.malloc_state import find_states, fit_together, parse_state, word_at
+from dontneed.observe.malloc.memory import heap_faults, read_heaps
+from dontneed.observe.malloc.state import find_states, fit_together, parse_state, word_at
 from dontneed.records import Record
 from dontneed.spans import Span, Spans
 from dontneed.units import PAGE_BYTES
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from dontneed.abi.glibc_malloc import StateLayout
     from dontneed.kernel.pagemap import Words
-    from dontneed.observe.malloc_memory import Heap, MallocMemory
-    from dontneed.observe.malloc_state import ArenaState
+    from dontneed.observe.malloc.memory import Heap, MallocMemory
+    from dontneed.observe.malloc.state import ArenaState
 
 _MOST_ARENAS = 1 << 14
 """A longer ring is none: glibc makes eight arenas a processor."""

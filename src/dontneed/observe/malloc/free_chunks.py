@@ -6,9 +6,9 @@ import time
 
 from dontneed.errors import Unreadable
 from dontneed.kernel.maps import read_maps
-from dontneed.observe.malloc_arenas import Places, find_main_arenas, read_arenas
-from dontneed.observe.malloc_chunks import proven_spans, walk_chains
-from dontneed.observe.malloc_memory import memory_of, places_of_heaps
+from dontneed.observe.malloc.arenas import Places, find_main_arenas, read_arenas
+from dontneed.observe.malloc.chunks import proven_spans, walk_chains
+from dontneed.observe.malloc.memory import memory_of, places_of_heaps
 from dontneed.observe.presence import lie_within, read_presence
 from dontneed.observe.resident import find_anonymous
 from dontneed.observe.slices import together
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from dontneed.kernel.maps import MapsTable
     from dontneed.kernel.pagemap import Words
     from dontneed.kernel.procfs import ProcessDirectory
-    from dontneed.observe.allocators import Allocators
-    from dontneed.observe.malloc_arenas import Arena
-    from dontneed.observe.malloc_chunks import Chains
-    from dontneed.observe.malloc_memory import MallocMemory
+    from dontneed.observe.malloc.allocators import Allocators
+    from dontneed.observe.malloc.arenas import Arena
+    from dontneed.observe.malloc.chunks import Chains
+    from dontneed.observe.malloc.memory import MallocMemory
     from dontneed.observe.presence import Presence
 
 _LOOKS = 5

@@ -11,7 +11,7 @@ CAP_PERFMON and CAP_SYS_ADMIN, and a kernel with BTF on x86-64; where something 
         counts = dump(process, table, memory)  # a TableCounts: .rss[row], .accessed, .dirty, .huge, .zero, …
 
 `kernel_memory()` is set up once (tens of milliseconds) and kept for the next block; `dump` without `memory` takes one
-by itself. For entries themselves, of many processes at once, there is `observe.table_reader.TableReader`: it gives the
+by itself. For entries themselves, of many processes at once, there is `observe.tables.reader.TableReader`: it gives the
 raw entries in batches of up to 1,024 tables, each re-checked; `entries & FRAME_MASK` is what frames are counted from:
 
     tasks = [memory.task(process) for process in processes]
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from dontneed.kernel.kernel_memory import KernelMemory
     from dontneed.kernel.maps import MapsTable
     from dontneed.kernel.tasks import Task
-    from dontneed.observe.table_counts import TableCounts
+    from dontneed.observe.tables.counts import TableCounts
 
 _TRIES = 16
 _POINTER = FRAME_MASK | PRESENT | HUGE
@@ -133,8 +133,8 @@ def dump(process: ProcessDirectory, table: MapsTable, memory: KernelMemory | Non
     Raises:
         As `walk`.
     """
-    from dontneed.observe.table_counts import TableCounts
-    from dontneed.observe.table_reader import TableReader
+    from dontneed.observe.tables.counts import TableCounts
+    from dontneed.observe.tables.reader import TableReader
 
     with kernel_memory() if memory is None else nullcontext(memory) as way:
         counts = TableCounts(table, way.zero_frame)

@@ -19,7 +19,7 @@ from dontneed.abi import pymalloc as abi
 from dontneed.errors import TargetRefused, Unreadable
 from dontneed.kernel.process_memory import read_each, read_memory
 from dontneed.observe.presence import read_presence
-from dontneed.observe.pymalloc_pools import are_pools_in_use, header_type
+from dontneed.observe.python.pools import are_pools_in_use, header_type
 from dontneed.observe.resident import find_anonymous
 from dontneed.records import Record
 from dontneed.spans import Spans
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from dontneed.kernel.pagemap import Words
     from dontneed.observe.presence import Presence, Truths
-    from dontneed.observe.python_runtime import PythonRuntime
+    from dontneed.observe.python.runtime import PythonRuntime
     from dontneed.observe.subject import Subject
 
     Objects = np.ndarray[Any, np.dtype[np.void]]

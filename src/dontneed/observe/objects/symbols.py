@@ -19,7 +19,7 @@ from functools import partial
 
 from dontneed.errors import KernelLacks, NotPermitted, ProcessGone, Unreadable
 from dontneed.kernel.process_memory import read_memory
-from dontneed.observe.elf import WRITABLE, parse_elf
+from dontneed.observe.objects.elf import WRITABLE, parse_elf
 from dontneed.records import Record
 from dontneed.spans import Spans
 
@@ -27,7 +27,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from dontneed.observe.elf import ElfFile
+    from dontneed.observe.objects.elf import ElfFile
     from dontneed.observe.subject import Row, Subject
 
 _BY_INODE, _BY_PATH = "map_files/{start:x}-{end:x}", "root{path}"

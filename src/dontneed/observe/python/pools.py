@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from dontneed.kernel.pagemap import Words
     from dontneed.observe.presence import Presence, Truths
-    from dontneed.observe.pymalloc_arenas import Arenas, Objects
+    from dontneed.observe.python.arenas import Arenas, Objects
 
     Headers = np.ndarray[Any, np.dtype[np.void]]
     """struct pool_header."""

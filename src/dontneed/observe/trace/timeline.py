@@ -21,7 +21,7 @@ from dontneed.kernel.perf import Recorder, ring_bytes_for
 from dontneed.kernel.procfs import ProcessDirectory
 from dontneed.kernel.status import parse_status, read_identity
 from dontneed.kernel.tracefs import read_tracepoints
-from dontneed.observe.trace_decode import FILTERS, Decoder
+from dontneed.observe.trace.decode import FILTERS, Decoder
 from dontneed.records import Record
 from dontneed.units import PAGE_BYTES
 

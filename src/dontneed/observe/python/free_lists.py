@@ -24,7 +24,7 @@ from itertools import pairwise
 
 from dontneed.abi import pymalloc as abi
 from dontneed.kernel.process_memory import read_ranges
-from dontneed.observe.pymalloc_pools import (
+from dontneed.observe.python.pools import (
     Pools,
     are_pools_in_use,
     blocks_of,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from dontneed.kernel.pagemap import Words
     from dontneed.kernel.process_memory import Bytes
     from dontneed.observe.presence import Truths
-    from dontneed.observe.pymalloc_pools import Counts, Headers
+    from dontneed.observe.python.pools import Counts, Headers
 
 _WORD_BYTES = 8
 _BATCH = 1024

@@ -30,7 +30,7 @@ from __future__ import annotations
 from dontneed.abi.x86_64 import RED_ZONE_BYTES
 from dontneed.errors import Unreadable
 from dontneed.kernel.process_memory import read_memory
-from dontneed.observe.thread_block import THREAD_BLOCK_BYTES, parse_thread_block
+from dontneed.observe.stacks.thread_block import THREAD_BLOCK_BYTES, parse_thread_block
 from dontneed.records import Record
 from dontneed.spans import Span
 from dontneed.units import KIB, MIB, round_down

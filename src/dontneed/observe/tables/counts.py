@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from dontneed.kernel.maps import MapsTable
     from dontneed.kernel.pagemap import Words
-    from dontneed.observe.table_reader import Tables
+    from dontneed.observe.tables.reader import Tables
 
 _TABLE_PAGES = HUGE_PAGE_BYTES // PAGE_BYTES
 _QUARTERS = 48

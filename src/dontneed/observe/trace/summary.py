@@ -9,8 +9,8 @@ the call: a page that the kernel still has in its batch for the LRU lists is fre
 from __future__ import annotations
 
 from dontneed.abi import trace_kinds as kinds
-from dontneed.observe.cover import NOTHING
-from dontneed.observe.trace_layout import Mapped, follow, processes
+from dontneed.observe.trace.cover import NOTHING
+from dontneed.observe.trace.layout import Mapped, follow, processes
 from dontneed.records import Record
 
 TYPE_CHECKING = False
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from dontneed.observe.timeline import Timeline
-    from dontneed.observe.trace_layout import Advised
+    from dontneed.observe.trace.layout import Advised
+    from dontneed.observe.trace.timeline import Timeline
 
     Array = NDArray[Any]
 

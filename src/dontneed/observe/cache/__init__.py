@@ -1,0 +1,1 @@
+"""What of files is in the page cache."""

@@ -1,0 +1,1 @@
+"""Whose malloc a process uses, and what is free inside it: arenas, their states, chunks."""

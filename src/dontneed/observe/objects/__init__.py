@@ -1,0 +1,1 @@
+"""Programs and libraries of another process, and the addresses of their symbols."""

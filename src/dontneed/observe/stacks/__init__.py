@@ -1,0 +1,1 @@
+"""The stacks of threads: where they are, and what of them is dead."""
