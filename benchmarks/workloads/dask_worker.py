@@ -9,6 +9,7 @@ import os
 import zlib
 from tempfile import TemporaryDirectory
 
+import dask
 import numpy as np
 import pandas as pd
 from distributed import Client, LocalCluster
@@ -21,9 +22,8 @@ def main() -> None:
     """Start the cluster, leave data with the worker, and serve."""
     with (
         TemporaryDirectory() as room,
-        LocalCluster(
-            n_workers=1, threads_per_worker=2, dashboard_address=None, memory_limit="4GB", local_directory=room
-        ) as cluster,
+        dask.config.set(temporary_directory=room),
+        LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=None, memory_limit="4GB") as cluster,
         Client(cluster) as client,
     ):
         kept = client.map(table, range(100, 104), pure=False)
