@@ -152,7 +152,7 @@ def _fits(number: int, arguments: tuple[int, ...]) -> bool:
         clock = first & 0xFFFF_FFFF
         is_clock = clock < _CLOCKS or clock >> 31  # that of a process or a thread is negative
         return bool(is_clock) and second == 0 and _is_pointer(third)
-    polls = second < _MOST_POLLED and third >> 32 in (0, 0xFFFF_FFFF)
+    polls = second < _MOST_POLLED and third != 0 and third >> 32 in (0, 0xFFFF_FFFF)  # without a timeout of 0
     return polls and (_is_pointer(first) or (first == 0 and second == 0))
 
 
