@@ -31,6 +31,7 @@ from dontneed.kernel import ptrace
 from dontneed.remote import refusals, restart
 from dontneed.remote.gadgets import find_gadgets, identify_program
 from dontneed.remote.registers import Registers, require_known_architecture
+from dontneed.remote.scheduling import Scheduling, go_first
 from dontneed.remote.tracees import GONE, NOTHING, Reaper, await_report, let_go, let_go_of_sleepers, make_restartable
 
 TYPE_CHECKING = False
@@ -90,6 +91,7 @@ class Stop:
         self._reaper: Reaper | None = None
         self._vanished = False
         self._begun: float | None = None
+        self._usual: Scheduling | None = None
 
     def __enter__(self) -> Self:
         require_known_architecture()
@@ -97,6 +99,7 @@ class Stop:
         refusals.before_stop(self.process)
         try:
             self.gadgets = find_gadgets(self.process)
+            self._usual = go_first()
             self._stop_all(time.monotonic() + self._patience_seconds)
             self._require_same_program()
         except ProcessGone as error:
@@ -308,6 +311,9 @@ class Stop:
             self._reaper.stop()
             self._reaper.join()
             self._reaper = None
+        if self._usual:
+            self._usual.restore()
+            self._usual = None
         self._seized.clear()
         self.pause_seconds = ended - self._begun if self._begun else 0.0
 

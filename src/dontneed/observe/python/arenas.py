@@ -312,19 +312,23 @@ def _read_array(pid: int, array: int, presence: Presence) -> Objects:
         if not presence.has(pages).all():
             break
         more = np.frombuffer(read_memory(pid, start, end - start), object_type())
-        if (are_sound(more) | _are_unused(more, array, 2 * count)).mean() < _PLAUSIBLE:
+        if (are_sound(more) | _are_unused(more, array)).mean() < _PLAUSIBLE:
             break
         objects = np.concatenate((objects, more))
         count *= 2
     return objects
 
 
-def _are_unused(objects: Objects, array: int, count: int) -> Truths:
-    """Whether each is an object without an arena: the link to the next of those leads into the array, or ends."""
+def _are_unused(objects: Objects, array: int) -> Truths:
+    """Whether each is an object without an arena: the link to the next of those leads into the array, or ends.
+
+    How long that is nobody knows yet: the link may lead further than has been read.
+    """
     import numpy as np
 
     place = objects["nextarena"] - np.uint64(array)
-    within = (place % np.uint64(abi.ARENA_OBJECT_BYTES) == 0) & (place < np.uint64(count * abi.ARENA_OBJECT_BYTES))
+    longest = np.uint64(_LARGEST_ARRAY * abi.ARENA_OBJECT_BYTES)
+    within = (place % np.uint64(abi.ARENA_OBJECT_BYTES) == 0) & (place < longest)
     unused: Truths = (objects["address"] == 0) & ((objects["nextarena"] == 0) | within)
     return unused
 
