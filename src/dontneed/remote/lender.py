@@ -78,12 +78,23 @@ def require_lender(stop: Stop, thread: int, *, runs_function: bool) -> None:
 def why_not(
     stop: Stop, thread: int, registers: Registers, room_bytes: int = ROOM_BYTES, *, runs_function: bool = True
 ) -> str:
-    """Why this thread cannot be borrowed; nothing if it can."""
+    """Why this thread cannot be borrowed; nothing if it can. Looked at once, as long as it stands still."""
+    question = thread, room_bytes, runs_function
+    if stop.fit.get(question) == registers:
+        return ""
+    why = _look(stop, thread, registers, room_bytes, runs_function=runs_function)
+    if not why:
+        stop.fit[question] = registers.copy()
+    return why
+
+
+def _look(stop: Stop, thread: int, registers: Registers, room_bytes: int, *, runs_function: bool) -> str:
     if not has_proven_stack(stop, thread, room_bytes + LARGEST_BYTES):
         return "its stack is not one that a thread of the C library has, or is nearly full"
     if points_below(stop, registers):
         return "it holds addresses below its stack pointer: perhaps it is on a small stack within its own"
-    if why := refusals.of_injection_by(stop.process, thread):
+    status = stop.status_of(thread)
+    if why := refusals.of_injection_by_one_that_says(status):
         return why
     needed = [filters.Call(number) for number in stop.gadgets.numbers_called]
     if registers.system_call is not None:
@@ -93,8 +104,7 @@ def why_not(
         needed.append(filters.Call(number, registers.system_call_arguments))
     elif _in_critical_section(stop, thread):
         return "it is within a restartable sequence"
-    mode = refusals.seccomp_mode(stop.process, thread)
-    return filters.why_not(mode, thread, needed, runs_function=runs_function)
+    return filters.why_not(refusals.seccomp_mode(status), thread, needed, runs_function=runs_function)
 
 
 def has_proven_stack(stop: Stop, thread: int, room_bytes: int = ROOM_BYTES) -> bool:

@@ -34,7 +34,7 @@ import time
 
 from dontneed.abi import ptrace as abi
 from dontneed.abi.syscalls import X86_64 as NR
-from dontneed.abi.x86_64 import ERESTART_RESTARTBLOCK, ERESTARTNOINTR, RESTARTS
+from dontneed.abi.x86_64 import ERESTART_RESTARTBLOCK, ERESTARTNOHAND, RESTARTS
 from dontneed.errors import ProcessGone, TargetRefused, Unreadable, UsageError
 from dontneed.kernel import ptrace
 from dontneed.kernel.process_memory import read_memory, write_memory
@@ -198,7 +198,7 @@ class Passage:
         gadgets.require(stop.gadgets, *names)
         stop.gadgets.require_unchanged(stop.pid, *names)
         lender.require_lender(stop, thread, runs_function=self.runs_function)
-        self.verdicts = filters.verdicts_of(refusals.seccomp_mode(stop.process, thread), thread)
+        self.verdicts = filters.verdicts_of(refusals.seccomp_mode(stop.status_of(thread)), thread)
         self._number = restart.number_by_hand(thread, home, lambda *at: read_memory(stop.pid, *at))
         self._mask = ptrace.get_signal_mask(thread)
         self._blocked = (_BLOCKED | self._mask) & ~_NEVER_BLOCKED
@@ -344,7 +344,7 @@ class Passage:
         home = self._home
         if self._note_lost and home.result == -ERESTART_RESTARTBLOCK:
             home = home.copy()
-            home.rax = -ERESTARTNOINTR
+            home.rax = -ERESTARTNOHAND
             home.orig_rax = self._number if self._number is not None else WORD
         try:
             if self.runs_function:

@@ -87,8 +87,12 @@ def of_injection_by(process: ProcessDirectory, thread: int) -> str:
     Raises:
         ProcessGone: it has ended.
     """
-    status = read_words(process, f"task/{thread}/status")
-    mode = int(status.get(b"Seccomp", b"0"))
+    return of_injection_by_one_that_says(read_words(process, f"task/{thread}/status"))
+
+
+def of_injection_by_one_that_says(status: dict[bytes, bytes]) -> str:
+    """The same, of a thread with this status."""
+    mode = seccomp_mode(status)
     if mode not in (MODE_NONE, MODE_FILTER):
         return filters.STRICT
     if mode == MODE_FILTER and (why := filters.why_unreadable()):
@@ -98,14 +102,9 @@ def of_injection_by(process: ProcessDirectory, thread: int) -> str:
     return ""
 
 
-def seccomp_mode(process: ProcessDirectory, thread: int) -> int:
-    """Which mode of seccomp a thread is in, as abi.seccomp has them.
-
-    Raises:
-        ProcessGone: it has ended.
-    """
-    _, _, rest = process.read(f"task/{thread}/status").partition(b"\nSeccomp:")
-    return int(rest.partition(b"\n")[0] or b"0")
+def seccomp_mode(status: dict[bytes, bytes]) -> int:
+    """Which mode of seccomp a thread with this status is in, as abi.seccomp has them."""
+    return int(status.get(b"Seccomp", b"0"))
 
 
 def _settled_status(process: ProcessDirectory) -> dict[bytes, bytes]:

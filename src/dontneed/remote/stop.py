@@ -14,6 +14,8 @@
   is sent to is traced: then any other thread is woken for it. Nearly every system call is made again after that; those
   that return EINTR (see restart) are so only if their thread is traced too. Therefore the threads that wait in such
   calls are seized first and let go last, and the main thread, which most signals are sent to, the other way round.
+  While only some threads are stopped nothing helps: should a child of one of them end just then, another thread may see
+  EINTR from such a call, as it may under any debugger.
 - A thread in an uninterruptible sleep (the disk; the parent of a vfork) does not stop. We wait for it as long as the
   patience lasts, then let go of the others and refuse. The sleeper cannot be let go of while it sleeps: it is as soon
   as it reports, or when our own thread ends. Therefore the helper process ends after a refusal.
@@ -65,6 +67,7 @@ class Stop:
         group_stopped: the threads that SIGSTOP, or another signal like it, had stopped already.
         pause_seconds: after the block: from the first interrupt until the last thread went on.
         gadgets: code of the target to go by, see there.
+        fit: what has been found out by `lender.why_not`.
         passage: the borrowed thread, if there is one: what is injected goes through it.
     Raises:
         TargetRefused: it cannot be stopped, or not now; it goes on as before.
@@ -82,7 +85,9 @@ class Stop:
         self.group_stopped: set[int] = set()
         self.pause_seconds = 0.0
         self.gadgets: Gadgets
+        self.fit: dict[tuple[int, int, bool], Registers] = {}
         self.passage: Passage | None = None
+        self._statuses: dict[int, dict[bytes, bytes]] = {}
         self._only = None if threads is None else list(threads)
         self._patience_seconds = patience_seconds
         self._seized: set[int] = set()
@@ -118,6 +123,12 @@ class Stop:
                 self.passage.finish()
         finally:
             self._resume_all()
+
+    def status_of(self, thread: int) -> dict[bytes, bytes]:
+        """The status of a stopped thread, read once: what it says of rights and filters does not change."""
+        if thread not in self._statuses:
+            self._statuses[thread] = refusals.read_words(self.process, f"task/{thread}/status")
+        return self._statuses[thread]
 
     def take(self, thread: int, registers: Registers) -> None:
         """Hold a thread that has stopped with these registers; a call that was interrupted is made again at the end."""

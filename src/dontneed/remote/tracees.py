@@ -35,8 +35,11 @@ NOTHING = -1
 GONE = -2
 """The thread has ended."""
 
-_TURNS_WITHOUT_SLEEP = 100
-_GLANCE_SECONDS = 0.0001
+_TURNS_WITHOUT_SLEEP = 20
+_TURNS_OF_GLANCES = 200
+_GLANCE_SECONDS = 0.00002
+"""Brief, and soon: whoever goes first (see scheduling) would keep the processor from the thread that is waited for."""
+_LONGER_GLANCE_SECONDS = 0.0002
 _ENDS = (os.CLD_EXITED, os.CLD_KILLED, os.CLD_DUMPED)
 _REAPER_PATIENCE_SECONDS = 0.05
 _REAPER_GLANCE_SECONDS = 0.005
@@ -109,7 +112,7 @@ def await_report(thread: int, deadline: float) -> int:
             continue
         if time.monotonic() >= deadline:
             break
-        time.sleep(_GLANCE_SECONDS)
+        time.sleep(_GLANCE_SECONDS if turn < _TURNS_OF_GLANCES else _LONGER_GLANCE_SECONDS)
     return NOTHING
 
 
