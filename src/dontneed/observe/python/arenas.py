@@ -192,7 +192,7 @@ def _find_holders(subject: Subject, runtime: PythonRuntime, presence: Presence) 
     winners = np.unique(values[agreement >= _AGREES])
     if len(winners) == 1:
         return _likeliest(subject.pid, words[values == winners[0]])
-    if len(winners) == 0 and agreement.size and agreement.max() > 1 - _AGREES:
+    if len(winners) == 0 and (agreement > 1 - _AGREES).any():
         msg = "its pools belong to more than one array of arenas: sub-interpreters with allocators of their own"
         raise TargetRefused(msg)
     msg = f"its array of arenas was not found: {len(winners)} agree with its pools"

@@ -238,7 +238,7 @@ def _follow(pools: Pools, wanted: Counts, words: Words, starts: Counts) -> tuple
     """
     import numpy as np
 
-    nodes = np.zeros((int(wanted.max(initial=0)), len(pools)), np.int32)
+    nodes = np.zeros((max(wanted.tolist(), default=0), len(pools)), np.int32)
     ended = np.zeros(len(pools), np.bool_)
     going = np.searchsorted(-wanted, -np.arange(len(nodes) + 1), side="left").tolist()
     offsets = _offsets(pools.headers["freeblock"], pools.addresses)

@@ -86,8 +86,9 @@ class TableCounts:
     def _add_small(self, addresses: Words, entries: Words) -> None:
         import numpy as np
 
-        all_have = np.bitwise_and.reduce(entries, axis=1)
-        some_have = np.bitwise_or.reduce(entries, axis=1)
+        bitwise_and, bitwise_or = _untyped(np.bitwise_and), _untyped(np.bitwise_or)
+        all_have: Words = bitwise_and.reduce(entries, axis=1)
+        some_have: Words = bitwise_or.reduce(entries, axis=1)
         rows, inside = self._rows(addresses, HUGE_PAGE_BYTES)
         alike = inside & (all_have & np.uint64(abi.PRESENT) != 0) & (some_have & np.uint64(abi.SPECIAL) == 0)
         alike &= (all_have ^ some_have) & np.uint64(_ALIKE) == 0
@@ -210,11 +211,16 @@ class TableCounts:
             getattr(self, name)[:] += np.bincount(rows, minlength=len(self._starts)) * size
 
 
+def _untyped(function: Any) -> Any:
+    """A function of numpy's whose stubs disagree between its versions."""
+    return function
+
+
 def _counts_by_table(mask: Any) -> Any:
     """How many of the 512 entries of each table are marked: eight at a time, as bytes of a word."""
     import numpy as np
 
-    words = np.add.reduce(mask.view(np.uint64).reshape(len(mask), -1), axis=1)
+    words = mask.view(np.uint64).reshape(len(mask), -1).sum(axis=1, dtype=np.uint64)
     return words.view(np.uint8).reshape(-1, 8).sum(axis=1, dtype=np.int64)
 
 
