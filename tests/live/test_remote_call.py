@@ -93,6 +93,21 @@ def test_a_function_of_many_system_calls_runs_freely(one):
     assert one.counted() | {"sleeps": 0} == {"locked": 0, "many": 14, "faults": 0, "sleeps": 0, "errors": 0}
 
 
+def test_a_passage_goes_on_after_a_function_that_ran_freely(one):
+    """Its thread has been home meanwhile, and perhaps done something: it is borrowed anew from where it is."""
+    sleeper = one.said["sleeper"]
+    for _ in range(20):
+        with Stop(one.process, threads=[sleeper]) as stop, Passage(stop, sleeper, one.said["many"], (300,)) as passage:
+            assert passage.result == 600
+            time.sleep(0.001)
+            assert passage.system_call(NR.GETTID) == sleeper
+            assert passage.call(one.said["many"], 200) == 400
+            assert passage.call(one.said["many"], 2) == 4
+            assert inject(stop, NR.GETTID) == sleeper
+        time.sleep(0.005)
+    assert one.counted() | {"sleeps": 0} == {"locked": 0, "many": 60, "faults": 0, "sleeps": 0, "errors": 0}
+
+
 def test_a_function_that_takes_too_long_in_many_calls_is_let_go(one):
     """As one that waits."""
     with pytest.raises(TargetRefused, match="finishes by itself"):

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from dontneed.remote.stop import Stop
 
 ROOM_BYTES = 16 << 10
-"""What must be free below the way home: a vector of ranges, or the frames of a small function."""
+"""What must be free below the way home for system calls: a vector of ranges."""
+FUNCTION_ROOM_BYTES = 32 << 10
+"""The same for functions: resolving a symbol, when one is called for the first time, alone can take half of it."""
 
 _MOST_TRIED = 32
 """While we look, all threads stand still."""
@@ -75,21 +77,24 @@ def require_lender(stop: Stop, thread: int, *, runs_function: bool) -> None:
         raise TargetRefused(msg, hint="try again, or with another thread")
 
 
-def why_not(
-    stop: Stop, thread: int, registers: Registers, room_bytes: int = ROOM_BYTES, *, runs_function: bool = True
-) -> str:
+def room_for(*, runs_function: bool) -> int:
+    """How many bytes below the way home a borrowed thread has for itself."""
+    return FUNCTION_ROOM_BYTES if runs_function else ROOM_BYTES
+
+
+def why_not(stop: Stop, thread: int, registers: Registers, *, runs_function: bool = True) -> str:
     """Why this thread cannot be borrowed; nothing if it can. Looked at once, as long as it stands still."""
-    question = thread, room_bytes, runs_function
+    question = thread, runs_function
     if stop.fit.get(question) == registers:
         return ""
-    why = _look(stop, thread, registers, room_bytes, runs_function=runs_function)
+    why = _look(stop, thread, registers, runs_function=runs_function)
     if not why:
         stop.fit[question] = registers.copy()
     return why
 
 
-def _look(stop: Stop, thread: int, registers: Registers, room_bytes: int, *, runs_function: bool) -> str:
-    if not has_proven_stack(stop, thread, room_bytes + LARGEST_BYTES):
+def _look(stop: Stop, thread: int, registers: Registers, *, runs_function: bool) -> str:
+    if not has_proven_stack(stop, thread, room_for(runs_function=runs_function) + LARGEST_BYTES):
         return "its stack is not one that a thread of the C library has, or is nearly full"
     if points_below(stop, registers):
         return "it holds addresses below its stack pointer: perhaps it is on a small stack within its own"

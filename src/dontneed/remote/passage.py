@@ -51,10 +51,7 @@ if TYPE_CHECKING:
 
     from dontneed.remote.stop import Stop
 
-__all__ = ["FUNCTION_ROOM_BYTES", "Passage", "Tail"]
-
-FUNCTION_ROOM_BYTES = 32 << 10
-"""What a function finds free on the stack at least: resolving a symbol on its first call alone can take half of it."""
+__all__ = ["Passage", "Tail"]
 
 _WATCHED_STOPS = 64
 _GLANCE_SECONDS = 0.0005
@@ -102,9 +99,6 @@ class Passage:
         self._stop = stop
         self._tail = tail
         self._patience_seconds = patience_seconds
-        self._home = stop.registers[thread].copy()
-        self._entered = False
-        self._note_lost = False
         self.runs_function = function is not None
         self._prepare()
         stop.passage = self
@@ -136,6 +130,7 @@ class Passage:
             ProcessGone: the thread was killed.
             TargetRefused: the call blocks for longer than the patience, or a seccomp filter forbids it.
         """
+        self._prepare_again()
         self.verdicts.require(number, *arguments)
         entering = self._home.entering(self._stop.gadgets.address("system_call"), self._path.parked, number, arguments)
         self._set(entering)
@@ -154,6 +149,7 @@ class Passage:
         Raises:
             TargetRefused, ProcessGone: as for the first.
         """
+        self._prepare_again()
         no_result = self._path.no_result.to_bytes(8, "little")
         write_memory(self._stop.pid, self._path.result_address, no_result)
         self._run_function(function, arguments)
@@ -188,8 +184,10 @@ class Passage:
             other.finish()
 
     def _prepare(self) -> None:
-        """Write the way home, which changes nothing that is alive."""
-        stop, thread, home = self._stop, self.thread, self._home
+        """Write the way home from where the thread is, which changes nothing that is alive."""
+        stop, thread = self._stop, self.thread
+        self._home = home = stop.registers[thread].copy()
+        self._came_home = self._entered = self._note_lost = False
         names = ["system_call", "restore"]
         if self.runs_function:
             names += ["store", "landing"]
@@ -211,14 +209,18 @@ class Passage:
             lands=self.runs_function,
             tail=self._tail,
         )
-        room = FUNCTION_ROOM_BYTES if self.runs_function else lender.ROOM_BYTES
-        self._lowest_free = self._path.start - room
+        self._lowest_free = self._path.start - lender.room_for(runs_function=self.runs_function)
         try:
             for address, data in self._path.parts:
                 write_memory(stop.pid, address, data)
         except Unreadable:
             msg = f"the stack of thread {thread} cannot be written to"
             raise TargetRefused(msg, hint="try again, or with another thread") from None
+
+    def _prepare_again(self) -> None:
+        """Borrow the thread once more, if it has come home by itself: it may be somewhere else by now."""
+        if self._came_home:
+            self._prepare()
 
     def _set(self, registers: Registers) -> None:
         """Send the thread on its way, or further on it."""
@@ -271,6 +273,7 @@ class Passage:
         self._note_lost = True
         registers = Registers.read(self.thread)
         if not self._is_on_the_way(registers):
+            self._came_home = True
             self._entered = False
             self._stop.take(self.thread, registers)
 

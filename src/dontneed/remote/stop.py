@@ -85,7 +85,7 @@ class Stop:
         self.group_stopped: set[int] = set()
         self.pause_seconds = 0.0
         self.gadgets: Gadgets
-        self.fit: dict[tuple[int, int, bool], Registers] = {}
+        self.fit: dict[tuple[int, bool], Registers] = {}
         self.passage: Passage | None = None
         self._statuses: dict[int, dict[bytes, bytes]] = {}
         self._only = None if threads is None else list(threads)
