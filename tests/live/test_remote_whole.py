@@ -12,12 +12,16 @@ from contextlib import suppress
 
 import pytest
 
+from dontneed import Advice, Span, Spans
 from dontneed.abi import ptrace as abi
 from dontneed.abi.syscalls import X86_64 as NR
+from dontneed.abi.x86_64 import RED_ZONE_BYTES
 from dontneed.errors import TargetRefused
 from dontneed.kernel import ptrace
 from dontneed.kernel.procfs import ProcessDirectory
+from dontneed.remote.advise import advise_inside
 from dontneed.remote.call import call
+from dontneed.remote.lender import stack_of
 from dontneed.remote.passage import Passage, Tail
 from dontneed.remote.stop import Stop
 from dontneed.remote.syscall import inject
@@ -59,6 +63,15 @@ class Whole:
             for _ in range(3):
                 assert inject(stop, NR.GETPID) == self.target.pid
 
+    def drop(self):
+        """All dead stack, that of the borrowed thread too but for the ground that it stands on."""
+        with Stop(self.process) as stop:
+            spans = []
+            for registers in stop.registers.values():
+                start, _ = stack_of(stop, registers)
+                spans.append(Span.inward(start, registers.rsp - RED_ZONE_BYTES - start))
+            assert advise_inside(stop, Spans(spans), Advice.DONTNEED) > 0
+
     def call(self):
         """A function that spoils what it may, on the main thread; the others run on."""
         with Stop(self.process, threads=[self.target.pid]) as stop:
@@ -89,7 +102,7 @@ def whole(request, tmp_path):
         yield one
 
 
-@pytest.mark.parametrize("what", ["inject", "call", "passage"])
+@pytest.mark.parametrize("what", ["inject", "drop", "call", "passage"])
 def test_every_register_is_as_it_was(whole, what):
     """General and vector registers, the red zone, the signal mask and stack, the results and times of its own calls."""
     chance = random.Random(what)  # noqa: S311 - for a test, not for secrets
@@ -98,7 +111,7 @@ def test_every_register_is_as_it_was(whole, what):
         time.sleep(chance.random() * 0.006)
     turns, begun, tails = whole.assert_whole()
     assert turns > 0
-    assert begun == (0 if what == "inject" else ROUNDS // 4)
+    assert begun == (0 if what in ("inject", "drop") else ROUNDS // 4)
     assert tails == (ROUNDS // 4 if what == "passage" else 0)
 
 
@@ -158,7 +171,7 @@ def dies_at(action, request, *, before):
     return status == signal.SIGKILL
 
 
-@pytest.mark.parametrize("what", ["inject", "call", "passage"])
+@pytest.mark.parametrize("what", ["inject", "drop", "call", "passage"])
 def test_death_between_any_two_requests_leaves_the_target_whole(whole, what):
     """The thread walks home by itself. Only where it was interrupted, and not yet seen, a call may say EINTR."""
     action = getattr(whole, what)
@@ -178,7 +191,7 @@ def test_death_between_any_two_requests_leaves_the_target_whole(whole, what):
 def test_death_at_any_moment_leaves_the_target_whole(whole):
     """Also while the thread runs, in our function or on its way home."""
     chance = random.Random(6)  # noqa: S311 - for a test, not for secrets
-    actions = [whole.inject, whole.call, whole.passage]
+    actions = [whole.inject, whole.drop, whole.call, whole.passage]
     for action in actions:
         action()
 
