@@ -10,8 +10,11 @@ Three promises, and the modules that keep them:
 
 - A thread goes on as if nothing had happened: every register as it was, interrupted system calls made again (restart).
 - Our own death, at any instant, leaves nothing half done: before a thread is borrowed, its stack is prepared with a way
-  home that it walks by itself (return_path, passage).
-- What cannot be done safely is refused before anything is changed, and the error says why (refusals, lender).
+  home that it walks by itself (return_path, passage; its steps are pieces of the target's own code: gadgets).
+- What cannot be done safely is refused before anything is changed, and the error says why (refusals, filters, lender).
+
+One thing remains that we cannot help: if we die in the instant between a thread's stop and our first look at it, a call
+that returns EINTR after any interruption (epoll_wait, say) does so, as after a SIGSTOP and SIGCONT.
 
 What depends on the architecture is in registers and return_path, and its facts in abi.x86_64.
 """
