@@ -15,6 +15,7 @@ import pytest
 from dontneed.abi.syscalls import X86_64 as NR
 from dontneed.errors import ProcessGone, TargetRefused
 from dontneed.kernel.procfs import ProcessDirectory
+from dontneed.kernel.settings import changed_settings
 from dontneed.remote.refusals import of_injection
 from dontneed.remote.stop import Stop
 from dontneed.remote.syscall import inject
@@ -255,6 +256,33 @@ def test_a_process_of_ones_own_needs_no_rights(as_nobody):
         f"exec({STOP_ONE!r}.format(pid=child.pid))\nchild.kill()\nchild.wait()"
     ).stdout
     assert said == "held 1\n"
+
+
+@pytest.mark.needs_root
+@pytest.mark.needs_command("setpriv")
+def test_root_without_the_capability_is_not_permitted(child):
+    """As in a container that keeps CAP_SYS_PTRACE: a process with more capabilities than we have is closed to us."""
+    command = ["setpriv", "--bounding-set=-sys_ptrace", "--inh-caps=-sys_ptrace"]
+    command += [sys.executable, "-c", STOP_ONE.format(pid=child().pid)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert said.startswith("NotPermitted: ")
+    assert "capabilities that you lack" in said
+    assert "add CAP_SYS_PTRACE" in said
+
+
+@pytest.mark.needs_root
+def test_yama_is_named_where_it_forbids(as_nobody):
+    """A process of the same user that is no child of ours: only Yama keeps us from it."""
+    scope = "/proc/sys/kernel/yama/ptrace_scope"
+    if not Path(scope).exists():
+        pytest.skip("needs a kernel with Yama")
+    orphan = "int(subprocess.run(['sh', '-c', 'sleep 30 >&2 & echo $!'], stdout=subprocess.PIPE).stdout)"
+    with changed_settings({scope: 1}):
+        said = as_nobody(
+            f"import os, subprocess\npid = {orphan}\nexec({STOP_ONE!r}.format(pid=pid))\nos.kill(pid, 9)"
+        ).stdout
+    assert said.startswith("NotPermitted: ")
+    assert "its own children only" in said
 
 
 def unshared(*flags):
