@@ -151,10 +151,9 @@ class Stop:
     # Stopping
 
     def _stop_all(self, deadline: float) -> None:
-        if self._only is None or len(self._only) > 1:
-            self._reaper = Reaper(self._seized)
-            self._reaper.start()
         while new := [thread for thread in self._listed() if thread not in self._seized | self._ended]:
+            if self._reaper is None and len(self._seized) + len(new) > 1:
+                self._reaper = Reaper(self._seized)
             seized = [thread for thread in self._in_order(new, deadline) if self._seize(thread)]
             self._begun = self._begun or time.perf_counter()
             for thread in seized:
@@ -162,7 +161,7 @@ class Stop:
             for thread in seized:
                 self._await_stop(thread, deadline)
         if self._reaper:
-            self._reaper.stop()
+            self._reaper.rest()
         if self._vanished:
             self._look_again()
         self._drop_strangers()
@@ -319,8 +318,7 @@ class Stop:
             let_go([self.pid], self._patience_seconds)  # by number a successor: a thread of ours has called exec
         ended = time.perf_counter()
         if self._reaper:
-            self._reaper.stop()
-            self._reaper.join()
+            self._reaper.end()
             self._reaper = None
         if self._usual:
             self._usual.restore()

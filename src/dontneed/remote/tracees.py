@@ -57,24 +57,26 @@ class Reaper:
 
     def __init__(self, threads: set[int]) -> None:
         self._threads = threads
-        self._wanted = threading.Event()
+        self._rests = False
+        self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def start(self) -> None:
-        """Begin to watch; nothing is done at first."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """No longer needed. It may be waited for later."""
-        self._wanted.set()
+    def rest(self) -> None:
+        """Nothing is to be done any more. It is not woken for that: others wait for us just now."""
+        self._rests = True
 
-    def join(self) -> None:
-        """Wait until it has ended."""
+    def end(self) -> None:
+        """End the thread, and wait for it."""
+        self._ended.set()
         self._thread.join()
 
     def _run(self) -> None:
         pause_seconds = _REAPER_PATIENCE_SECONDS
-        while not self._wanted.wait(pause_seconds):
+        while not self._ended.wait(pause_seconds):
+            if self._rests:
+                pause_seconds = _REAPER_PATIENCE_SECONDS
+                continue
             for thread in tuple(self._threads):
                 self._fetch_end(thread)
             pause_seconds = _REAPER_GLANCE_SECONDS
