@@ -283,7 +283,7 @@ SHORT_LIVES = """if True:
     from dontneed.observe.address_space import look
     seen = 0
     for number in range(60):
-        pid = os.posix_spawn("/bin/true", ["true"], os.environ)
+        pid = os.posix_spawn("/bin/sleep", ["sleep", "0.004"], os.environ)
         method = "auto" if number % 5 else "pagemap"
         try:
             while True:
