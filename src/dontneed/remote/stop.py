@@ -313,10 +313,15 @@ class Stop:
     # Resuming
 
     def _resume_all(self) -> None:
-        let_go(sorted(self._seized, key=self._late), self._patience_seconds)
-        if self._vanished and self._traces(self.pid):
-            let_go([self.pid], self._patience_seconds)  # by number a successor: a thread of ours has called exec
-        ended = time.perf_counter()
+        try:
+            let_go(sorted(self._seized, key=self._late), self._patience_seconds)
+            if self._vanished and self._traces(self.pid):
+                let_go([self.pid], self._patience_seconds)  # by number a successor: a thread of ours has called exec
+        finally:
+            self._become_ordinary(time.perf_counter())
+
+    def _become_ordinary(self, ended: float) -> None:
+        """Nobody stands still for us any more: be scheduled as before, and without a second thread."""
         if self._reaper:
             self._reaper.end()
             self._reaper = None
