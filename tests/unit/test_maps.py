@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dontneed.kernel import maps
 from dontneed.kernel.maps import parse_maps
 from dontneed.observe.mapping import kind_of
 
@@ -142,3 +143,23 @@ def test_addresses_of_any_width_are_read(borders, name, offset, inode) -> None:
     )
     words = ("r--p", offset, "103:0a", inode, name.decode("utf-8", "surrogateescape"))
     assert rows_of(parse_maps(text)) == [(start, end, *words) for start, end in ranges]
+
+
+@bounded
+@given(borders.map(sorted), names, st.booleans())
+def test_the_array_of_addresses_says_what_the_lists_say(borders, name, blank) -> None:
+    """Made of the text in one piece where the text is large, and of the lists where it is not."""
+    ranges = list(zip(borders[0::2], borders[1::2], strict=False))
+    lines = [b"%08x-%08x r--p 00000000 103:0a 7 %s\n" % (start, end, name) for start, end in ranges]
+    text = (b"\n" if blank else b"").join([b"", *lines, b""])
+    large = text + b"\n" * maps._LARGE_BYTES
+    for table in (parse_maps(text), parse_maps(text.rstrip(b"\n")), parse_maps(large), parse_maps(text.split(b"\n"))):
+        assert table.bounds.T.tolist() == [list(pair) for pair in ranges]
+        assert list(zip(table.starts, table.ends, strict=True)) == ranges
+        assert len(table) == len(ranges)
+
+
+def test_a_column_that_there_is_not_is_told_so() -> None:
+    """As by any other object."""
+    with pytest.raises(AttributeError, match="no pages"):
+        _ = parse_maps(b"").pages

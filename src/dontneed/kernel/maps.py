@@ -16,30 +16,65 @@ from array import array
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import Any
 
+    from dontneed.kernel.pagemap import Words
     from dontneed.kernel.procfs import ProcessDirectory
 
 _WORDS_BEFORE_NAME = 4
 _DIGITS = 12
 """What most addresses have; numbers of one width stand together, since lines are in address order."""
 _HEAD = 2 * _DIGITS + 1
+_LARGE_BYTES = 1 << 14
+"""From where on an array of all addresses is sooner made of the text itself than of lists."""
 
 
 class MapsTable:
-    """The lines of a maps file as columns: addresses at once, the words of a line when someone asks for them.
+    """The lines of a maps file as columns, each made when someone asks for it.
 
     Attributes:
-        starts, ends: addresses in bytes, ascending, `[start, end)`.
+        starts, ends: addresses in bytes, ascending, `[start, end)`; lists.
+        bounds: the same as an array: two rows of uint64.
     """
 
-    __slots__ = ("_lines", "ends", "starts")
+    __slots__ = ("_lines", "_text", "bounds", "ends", "starts")
 
-    def __init__(self, lines: Sequence[bytes]) -> None:
-        self._lines = lines
-        self.starts, self.ends = _addresses(lines)
+    _lines: Sequence[bytes]
+    starts: list[int]
+    ends: list[int]
+    bounds: Words
+
+    def __init__(self, text: bytes | Sequence[bytes]) -> None:
+        if isinstance(text, bytes):
+            self._text = text
+        else:
+            self._lines = [line for line in text if line]
+
+    def __getattr__(self, column: str) -> Any:
+        """A column that was not asked for before; Python comes here only for one that is not set."""
+        if column == "_lines":
+            self._lines = [line for line in self._text.split(b"\n") if line]
+        elif column == "bounds":
+            self.bounds = self._decode_bounds()
+        elif column in ("starts", "ends"):
+            if _is_set(self, "bounds"):
+                self.starts, self.ends = self.bounds.tolist()
+            else:
+                self.starts, self.ends = _addresses(self._lines)
+        else:
+            msg = f"a MapsTable has no {column}"
+            raise AttributeError(msg)
+        return getattr(self, column)
 
     def __len__(self) -> int:
-        return len(self.starts)
+        return self.bounds.shape[1] if _is_set(self, "bounds") else len(self._lines)
+
+    def _decode_bounds(self) -> Words:
+        import numpy as np
+
+        if not _is_set(self, "starts") and _is_set(self, "_text") and len(self._text) >= _LARGE_BYTES:
+            return _bounds_of(self._text)
+        return np.array([self.starts, self.ends], np.uint64)
 
     def words(self, row: int) -> tuple[str, int, str, int, str]:
         """What a line says behind its addresses.
@@ -69,8 +104,7 @@ class MapsTable:
 
 def parse_maps(text: bytes | Sequence[bytes]) -> MapsTable:
     """The mappings in the text of a maps file, or in the header lines of an smaps file."""
-    lines = text.split(b"\n") if isinstance(text, bytes) else text
-    return MapsTable([line for line in lines if line])
+    return MapsTable(text)
 
 
 def read_maps(process: ProcessDirectory) -> MapsTable:
@@ -112,3 +146,33 @@ def _decode_together(lines: Sequence[bytes]) -> list[int]:
     if sys.byteorder == "little":
         numbers.byteswap()
     return numbers.tolist()
+
+
+def _is_set(table: MapsTable, column: str) -> bool:
+    """Whether a column is there already."""
+    try:
+        object.__getattribute__(table, column)
+    except AttributeError:
+        return False
+    return True
+
+
+def _bounds_of(text: bytes) -> Words:
+    """The starts and the ends of all lines, decoded side by side; the few of another width one by one."""
+    import numpy as np
+
+    letters = np.frombuffer(text if text.endswith(b"\n") else text + b"\n", np.uint8)
+    behind = np.flatnonzero(letters == ord("\n")) + 1
+    begins = np.concatenate(([0], behind[:-1]))
+    begins, behind = begins[behind - begins > 1], behind[behind - begins > 1]
+    heads = np.lib.stride_tricks.sliding_window_view(letters, _HEAD + 1)[begins]
+    digits = (heads & 15) + 9 * (heads >> 6)  # of hexadecimal digits in lower case
+    octets = np.zeros((len(begins), 2, 8), np.uint8)
+    for nth, first in enumerate((0, _DIGITS + 1)):
+        high, low = digits[:, first : first + _DIGITS : 2], digits[:, first + 1 : first + _DIGITS : 2]
+        octets[:, nth, -_DIGITS // 2 :] = high << 4 | low
+    bounds: Words = octets.view(">u8")[:, :, 0].T.astype(np.uint64)
+    usual = (heads[:, _DIGITS] == ord("-")) & (heads[:, _HEAD] == ord(" "))
+    for row in np.flatnonzero(~usual).tolist():
+        bounds[:, row] = _decode_each([text[begins[row] : behind[row]]])
+    return bounds
