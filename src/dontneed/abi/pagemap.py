@@ -33,6 +33,11 @@ category_anyof_mask return_mask, each 64 bits."""
 SCAN_SIZE, SCAN_FLAGS, SCAN_START, SCAN_END, SCAN_WALK_END, SCAN_VEC, SCAN_VEC_LEN, SCAN_MAX_PAGES = range(8)
 SCAN_INVERTED, SCAN_MASK, SCAN_ANYOF, SCAN_RETURN = range(8, 12)
 
+SCAN_WRITE_PROTECT = 1 << 0
+"""PM_SCAN_WP_MATCHING, a flag: write-protect what is found where an asynchronous userfaultfd watches, skip the rest."""
+
+IS_WRITTEN = 1 << 1
+"""Not write-protected by an asynchronous userfaultfd, or written to since."""
 IS_FILE = 1 << 2
 IS_PRESENT = 1 << 3
 IS_SWAPPED = 1 << 4

@@ -6,6 +6,9 @@ injected into them.
 
 from __future__ import annotations
 
+PIDFD_GETFD = 438
+"""since 5.6; pidfd_getfd(2)."""
+
 PROCESS_MADVISE = 440
 """since 5.10; process_madvise(2)."""
 
@@ -78,6 +81,7 @@ class X86_64:  # noqa: N801 - the architecture's own name
     RECVMMSG = 299
     SENDMMSG = 307
     GETCPU = 309
+    USERFAULTFD = 323
     MEMBARRIER = 324
     IO_PGETEVENTS = 333
     IO_URING_ENTER = 426

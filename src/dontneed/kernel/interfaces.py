@@ -6,7 +6,7 @@ to `probes` or `probes_tracing` and its row here; `features()`, `dontneed doctor
 
 from __future__ import annotations
 
-from dontneed.kernel import probes, probes_perf, probes_tracing
+from dontneed.kernel import probes, probes_perf, probes_tracing, probes_watching
 from dontneed.records import Record
 
 TYPE_CHECKING = False
@@ -82,6 +82,12 @@ _LOOK = (
               probes_perf.try_tracefs, "CAP_SYS_ADMIN", needs="CONFIG_FTRACE"),
     Interface("tracepoints", "look", "5.5", "trace: faults, rss and frames as they come and go",
               probes_perf.try_tracepoints, "CAP_PERFMON", needs="CONFIG_FTRACE_SYSCALLS"),
+    Interface("/proc/PID/clear_refs", "look", "2.6.22", "wss --method accessed: forget which pages were used",
+              probes_watching.try_clear_refs, "CAP_DAC_OVERRIDE", needs=_PAGE_MONITOR),
+    Interface("userfaultfd write watch", "look", "6.7", "wss --method written: which pages are written to",
+              probes_watching.try_write_watch, needs="CONFIG_USERFAULTFD"),
+    Interface("pidfd_getfd", "look", "5.6", "wss --method written: a descriptor of another process",
+              probes_watching.try_pidfd_getfd, "CAP_SYS_PTRACE"),
 )
 _PROVE = (
     Interface("frame numbers", "prove", "2.6.25", "which frame is behind a page",

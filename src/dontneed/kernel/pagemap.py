@@ -107,13 +107,41 @@ def scan_pages(
     Kernel:
         since 6.7; fs/proc/task_mmu.c; PAGEMAP_SCAN.
     """
-    rows = array("Q", bytes(_ROWS * _ROW_WORDS * 8))
     call = array("Q", bytes(abi.SCAN_ARG_BYTES))
+    call[abi.SCAN_ANYOF] = wanted
+    call[abi.SCAN_RETURN] = returned
+    return _scan(fd, start, end, call, at_once=at_once)
+
+
+def scan_written(
+    fd: int, start: int, end: int, *, wanted: int, barred: int, protect: bool = False
+) -> Iterator[array[int]]:
+    """The runs of pages that are not write-protected by a userfaultfd, as `scan_pages` yields them.
+
+    Args:
+        fd: an open `/proc/PID/pagemap`.
+        start: page-aligned address.
+        end: page-aligned address.
+        wanted: mask of `abi.pagemap.IS_*`: pages in any of these,
+        barred: and in none of these.
+        protect: write-protect what is found, where an asynchronous userfaultfd watches, and skip all other memory.
+    Raises:
+        KernelLacks, ProcessGone: as `scan_pages`.
+    """
+    call = array("Q", bytes(abi.SCAN_ARG_BYTES))
+    call[abi.SCAN_FLAGS] = abi.SCAN_WRITE_PROTECT if protect else 0
+    call[abi.SCAN_INVERTED], call[abi.SCAN_MASK] = barred, abi.IS_WRITTEN | barred
+    call[abi.SCAN_ANYOF] = wanted
+    call[abi.SCAN_RETURN] = abi.IS_WRITTEN
+    return _scan(fd, start, end, call, at_once=False)
+
+
+def _scan(fd: int, start: int, end: int, call: array[int], *, at_once: bool) -> Iterator[array[int]]:
+    """The runs of pages that a call is for, in windows."""
+    rows = array("Q", bytes(_ROWS * _ROW_WORDS * 8))
     call[abi.SCAN_SIZE] = abi.SCAN_ARG_BYTES
     call[abi.SCAN_VEC] = rows.buffer_info()[0]
     call[abi.SCAN_VEC_LEN] = _ROWS
-    call[abi.SCAN_ANYOF] = wanted
-    call[abi.SCAN_RETURN] = returned
     courtesy = Courtesy()
     while start < end:
         call[abi.SCAN_START] = start

@@ -62,8 +62,8 @@ class ProcessDirectory:
         """Let the process go; the object is of no use afterwards."""
         os.close(self._fd)
 
-    def open(self, name: str) -> int:
-        """A file descriptor for `/proc/PID/name`, opened for reading; the caller closes it.
+    def open(self, name: str, *, writing: bool = False) -> int:
+        """A file descriptor for `/proc/PID/name`, for reading or else for writing; the caller closes it.
 
         Raises:
             ProcessGone: the process has ended.
@@ -71,9 +71,9 @@ class ProcessDirectory:
             KernelLacks: the process is there and this file is not.
         """
         try:
-            return os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._fd)
+            return os.open(name, (os.O_WRONLY if writing else os.O_RDONLY) | os.O_CLOEXEC, dir_fd=self._fd)
         except OSError as error:
-            raise self._explained(name, error) from None
+            raise self._explained(name, error, "write to" if writing else "read") from None
 
     def read(self, name: str) -> bytes:
         """The whole of `/proc/PID/name`.
@@ -91,6 +91,21 @@ class ProcessDirectory:
         finally:
             os.close(fd)
         return b"".join(chunks)
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write to `/proc/PID/name`.
+
+        Raises:
+            ProcessGone, NotPermitted, KernelLacks: as `open`.
+            OSError: the kernel does not take it.
+        """
+        fd = self.open(name, writing=True)
+        try:
+            os.write(fd, data)
+        except OSError as error:
+            raise self._explained(name, error, "write to") from None
+        finally:
+            os.close(fd)
 
     def threads(self) -> list[int]:
         """The thread ids of the process, as `/proc/PID/task` lists them."""
@@ -136,7 +151,7 @@ class ProcessDirectory:
         except OSError as error:
             raise self._explained(name, error) from None
 
-    def _explained(self, name: str, error: OSError) -> Exception:
+    def _explained(self, name: str, error: OSError, action: str = "read") -> Exception:
         """What an errno from `/proc/PID/name` means to a person."""
         if error.errno == errno.ESRCH or (error.errno in _ENDED_OR_ABSENT and not self._alive()):
             return ProcessGone(f"process {self.pid} ended while it was looked at")
@@ -145,7 +160,7 @@ class ProcessDirectory:
         if error.errno == errno.ENOENT:
             return KernelLacks(f"this kernel has no /proc/PID/{name.split('/', maxsplit=1)[0]}")
         if isinstance(error, PermissionError):
-            return NotPermitted(f"not permitted to read /proc/{self.pid}/{name}{self._owner()}", hint=_SUDO)
+            return NotPermitted(f"not permitted to {action} /proc/{self.pid}/{name}{self._owner()}", hint=_SUDO)
         return error
 
     def _is_of_ended_thread(self, name: str) -> bool:
