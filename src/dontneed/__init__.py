@@ -1,6 +1,6 @@
 """dontneed: which page frames a Linux process holds, and how to give back those it does not need, with proof.
 
-    look       who holds which frames             `look(pid)`, `measure()`
+    look       who holds which frames             `look(pid)`, `look_all()`, `measure()`
     plan       which pages can go, and why        `plan(pid)`
     release    give those pages back              `release(pid)`, `discard(buffer)`, `advise(target, Advice.X)`
     prove      which frames really came back      the `Receipt`, the `ReleaseReceipt`
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from dontneed.observe.cache.page_cache import cache as cache
     from dontneed.observe.cache.page_cache import evict as evict
     from dontneed.observe.difference import Difference as Difference
+    from dontneed.observe.holders.holder import Holder as Holder
+    from dontneed.observe.holders.holder import Holders as Holders
+    from dontneed.observe.holders.look_all import look_all as look_all
     from dontneed.observe.mapping import Mapping as Mapping
     from dontneed.observe.measurement import Measurement as Measurement
     from dontneed.observe.measurement import measure as measure
@@ -81,6 +84,9 @@ _HOMES = {
     "CachedFile": "observe.cache.cached_file",
     "CacheTotal": "observe.cache.cached_file",
     "Difference": "observe.difference",
+    "Holder": "observe.holders.holder",
+    "Holders": "observe.holders.holder",
+    "look_all": "observe.holders.look_all",
     "Mapping": "observe.mapping",
     "Measurement": "observe.measurement",
     "measure": "observe.measurement",

@@ -1,7 +1,9 @@
-"""Look at the memory of a process, without stopping or changing it.
+"""Look at the memory of a process, or of all, without stopping or changing anything.
 
-By default: what it holds by kind, and its twenty largest mappings. Everything is counted from the page map, in windows
-that hardly disturb the process; --smaps adds the kernel's own counters, which can stall a large one.
+Of a process: what it holds by kind, and its twenty largest mappings. Everything is counted from the page map, in
+windows that hardly disturb the process; --smaps adds the kernel's own counters, which can stall a large one.
+
+Of all processes (--all): RSS, USS, PSS, swap and page tables of each, the twenty with the largest PSS.
 """
 
 from __future__ import annotations
@@ -14,12 +16,16 @@ from dontneed.report.text import SORT_KEYS, format_address_space, format_differe
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
+    from collections.abc import Iterable
 
     from dontneed.observe.address_space import AddressSpace
     from dontneed.observe.mapping import Mapping
 
 _TOP = 20
+_SORTS_OF_ALL = ("pss", "uss", "rss", "swap", "tables", "pid")
+"""As `observe.holders.holder.SORT_KEYS` has them, which is imported for --all only."""
 _NOT_WITH_DIFF = ("csv", "pmap", "show_code", "pages", "sort", "top")
+_NOT_WITH_ALL = ("pmap", "smaps", "pages", "diff")
 
 
 def show(text: str) -> int:
@@ -30,10 +36,12 @@ def show(text: str) -> int:
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the arguments of `dontneed look`."""
-    parser.add_argument("pid", help="the process to look at")
+    whose = parser.add_mutually_exclusive_group(required=True)
+    whose.add_argument("pid", nargs="?", help="the process to look at")
+    whose.add_argument("--all", action="store_true", help="all processes: RSS, USS, PSS, swap and page tables of each")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="everything, for programs; sizes in bytes")
-    form.add_argument("--csv", action="store_true", help="a row a mapping, for spreadsheets")
+    form.add_argument("--csv", action="store_true", help="a row a mapping, or a process; for spreadsheets")
     form.add_argument("--pmap", action="store_true", help="the columns of `pmap -x` (reads smaps)")
     form.add_argument("--show-code", action="store_true", help="print the Python that does the same")
     parser.add_argument("--smaps", action="store_true", help="add PSS, dirty, referenced, lazyfree, locked, VmFlags")
@@ -41,19 +49,22 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--diff", metavar="FILE", help="what changed since a saved `look PID --json`")
     parser.add_argument(
         "--sort",
-        choices=tuple(SORT_KEYS),
-        help="order of the mappings (default: rss; address with --json, --csv and --pmap)",
+        choices=tuple(dict.fromkeys((*SORT_KEYS, *_SORTS_OF_ALL))),
+        help=f"order of the mappings: {', '.join(SORT_KEYS)} (default: rss; address with --json, --csv and --pmap); "
+        f"with --all of the processes: {', '.join(_SORTS_OF_ALL)} (default: pss; pid with --json and --csv)",
     )
     parser.add_argument(
         "--top",
         type=_count,
         metavar="N",
-        help=f"show the first N mappings, 0 for all (default: {_TOP}; all with --json, --csv and --pmap)",
+        help=f"show the first N, 0 for all (default: {_TOP}; all with --json, --csv and --pmap)",
     )
 
 
 def run(arguments: Namespace) -> int:
     """Carry out `dontneed look`; the exit code."""
+    if arguments.all:
+        return _run_all(arguments)
     pid = checked_pid(arguments.pid)
     _refuse_what_would_be_ignored(arguments)
     if arguments.show_code:
@@ -89,17 +100,72 @@ def _refuse_what_would_be_ignored(arguments: Namespace) -> None:
     if arguments.pages and not (arguments.json or arguments.show_code):
         msg = "the page map is told as JSON only"
         raise UsageError(msg, hint="dontneed look PID --pages --json")
-    given = [name for name in _NOT_WITH_DIFF if getattr(arguments, name) not in (None, False)]
+    given = _given(arguments, _NOT_WITH_DIFF)
     if arguments.diff and given:
-        msg = f"a difference is told whole, as text or as JSON: --diff goes without --{given[0].replace('_', '-')}"
+        msg = f"a difference is told whole, as text or as JSON: --diff goes without {given[0]}"
         raise UsageError(msg, hint="dontneed look PID --diff FILE, with --json or without")
+    if arguments.sort not in (None, *SORT_KEYS):
+        msg = f"the mappings of a process are not ordered by {arguments.sort}"
+        raise UsageError(msg, hint=f"by {', '.join(SORT_KEYS)}; `dontneed look --all` orders processes")
+
+
+def _given(arguments: Namespace, names: Iterable[str]) -> list[str]:
+    """Those options that were given, as they are written."""
+    return [f"--{name.replace('_', '-')}" for name in names if getattr(arguments, name) not in (None, False)]
+
+
+# All processes
+
+
+def _run_all(arguments: Namespace) -> int:
+    """`dontneed look --all`."""
+    if given := _given(arguments, _NOT_WITH_ALL):
+        msg = f"{given[0]} is about the mappings of one process: it goes without --all"
+        raise UsageError(msg, hint=f"dontneed look PID {given[0]}")
+    if arguments.sort not in (None, *_SORTS_OF_ALL):
+        msg = f"processes are not ordered by {arguments.sort}"
+        raise UsageError(msg, hint=f"by {', '.join(_SORTS_OF_ALL)}")
+    whole = arguments.json or arguments.csv
+    top = arguments.top if arguments.top is not None else 0 if whole else _TOP
+    sort = arguments.sort or ("pid" if whole else "pss")
+    if arguments.show_code:
+        print_lines(_code_of_all(sort, top))
+        return 0
+    from dontneed.observe.holders.look_all import look_all
+    from dontneed.report.holders import format_holders, format_holders_csv, holders_document
+
+    holders = look_all()
+    shown = holders.largest(top or None, by=sort)
+    if arguments.json:
+        from dontneed.report.json import format_json
+
+        print_lines([format_json(holders_document(holders, shown))])
+    elif arguments.csv:
+        print_lines([format_holders_csv(shown)])
+    else:
+        print_lines(format_holders(holders, shown))
+    return 0
+
+
+def _code_of_all(sort: str, top: int) -> list[str]:
+    return [
+        "import dontneed",
+        "",
+        "holders = dontneed.look_all()",
+        "print(holders.total, holders.method)",
+        f"for holder in holders.largest({top or None}, by={sort!r}):",
+        "    print(holder.rss_bytes, holder.uss_bytes, holder.pss_bytes, holder.pid, holder.command)",
+    ]
+
+
+# One process
 
 
 def _count(text: str) -> int:
     if not text.isdecimal():
         from argparse import ArgumentTypeError
 
-        msg = f"{text!r} is not a number of mappings"
+        msg = f"{text!r} is not a number of rows"
         raise ArgumentTypeError(msg)
     return int(text)
 

@@ -107,6 +107,16 @@ class KernelMemory(Closing):
         """
         return self._tasks.find(process)
 
+    def everyone(self) -> list[Task]:
+        """Every process of the machine that has memory of its own, those too that /proc does not show to us.
+
+        Their numbers are 0: only /proc gives them those that we know.
+
+        Raises:
+            DontneedError: the list changed while it was read; try again.
+        """
+        return self._tasks.everyone()
+
     def read(self, addresses: Sequence[int]) -> list[int]:
         """Read whole pages, in this order; `word` then says what is in them, until the next call.
 

@@ -15,7 +15,7 @@ import os
 import struct
 
 from dontneed.abi import bpf as abi
-from dontneed.errors import KernelLacks, NoAddressSpace, NotPermitted, ProcessGone
+from dontneed.errors import DontneedError, KernelLacks, NoAddressSpace, NotPermitted, ProcessGone
 from dontneed.kernel.bpf import R0, R1, R6, Assembler, Closing, Program
 from dontneed.records import Record
 
@@ -116,18 +116,35 @@ class TaskFinder(Closing):
             found = _ask(self._program, pid)
             if found:
                 yield found
-        yield from self._listed(identity["start"])
+        yield from self._started_at(identity["start"])
 
-    def _listed(self, start: int) -> Iterator[int]:
-        """Every process of the machine that started then, by the list that the kernel keeps of all."""
+    def everyone(self) -> list[Task]:
+        """Every process of the machine that has memory of its own, whatever /proc shows of it; their numbers are 0.
+
+        Raises:
+            DontneedError: one ended while its neighbours were looked at, and the way to the others was lost.
+        """
+        found: dict[int, Task | None] = {}
+        for address, _ in self._listed():
+            if address in found:
+                msg = "the list of all processes changed while it was read"
+                raise DontneedError(msg, hint="try again")
+            found[address] = self._task_at(0, address)
+        return [task for task in found.values() if task is not None]
+
+    def _started_at(self, start: int) -> Iterator[int]:
+        """Every process of the machine that started then."""
+        return (address for address, began in self._listed() if _ticks(began) == start)
+
+    def _listed(self) -> Iterator[tuple[int, int]]:
+        """Every process of the machine, by the list that the kernel keeps of all, and when it started."""
         offset = self._layout.offset
         tasks, leader = offset("task_struct", "tasks"), offset("task_struct", "group_leader")
         started = offset("task_struct", "start_boottime", "real_start_time")
         first = address = self._read_words([_own_task() + leader])[0]
         for _ in range(_MOST_TASKS):
             began, following = self._read_words([address + started, address + tasks])
-            if _ticks(began) == start:
-                yield address
+            yield address, began
             address = following - tasks
             if address == first:
                 return

@@ -142,7 +142,7 @@ class TableCounts:
         rss = is_present
         if special.any():
             rss = is_present & ~special
-            masks["zero"] = special & (_frames(entries) == np.uint64(self._zero_frame))
+            masks["zero"] = special & (frames_of(entries) == np.uint64(self._zero_frame))
             masks["special"] = special & ~masks["zero"]
         if not is_present.all():
             masks["swapped"] = ~is_present & (high < np.uint16(abi.LEAST_SWAP_KINDS << _KIND_SHIFT)) & (entries != 0)
@@ -164,7 +164,7 @@ class TableCounts:
         mappings, inside = self._rows(addresses, size)
         present = entries & np.uint64(abi.PRESENT | abi.PROT_NONE | abi.HUGE) != 0
         self.unmatched_bytes += int(np.count_nonzero(present & ~inside)) * size
-        swapped = ~present & _names_swap(entries) & inside
+        swapped = ~present & names_swap(entries) & inside
         self._add_bytes("swapped", mappings[swapped], size)
         present &= inside
         zero = present & self._huge_zero(entries, present)
@@ -181,7 +181,7 @@ class TableCounts:
         doubtful = present & (entries & np.uint64(abi.WRITABLE | _ANY_DIRTY) == 0)
         if not doubtful.any():
             return doubtful
-        frames, where = np.unique(_frames(entries[doubtful]), return_inverse=True)
+        frames, where = np.unique(frames_of(entries[doubtful]), return_inverse=True)
         try:
             flags = read_frame_flags(frames)
         except (NotPermitted, KernelLacks) as error:
@@ -234,7 +234,7 @@ def _positions(tables: Words, addresses: Words) -> Any:
     return np.where(nth < 0, 0, nth * _TABLE_PAGES + within)
 
 
-def _frames(entries: Words) -> Words:
+def frames_of(entries: Words) -> Words:
     """The frames of present entries; where access is not allowed, they are inverted."""
     import numpy as np
 
@@ -244,7 +244,7 @@ def _frames(entries: Words) -> Words:
     return frames
 
 
-def _names_swap(entries: Words) -> Any:
+def names_swap(entries: Words) -> Any:
     """Which entries that are not present name a slot of a swap file, and no marker, migration or the like."""
     import numpy as np
 

@@ -1,0 +1,1 @@
+"""All processes of the machine: what each holds of it, alone and with others."""

@@ -1,0 +1,221 @@
+"""`look_all`: RSS, USS, PSS, swap and page tables of every process of the machine.
+
+Three ways, of which each process is seen by the first that is open to us. All page tables together, once, by root:
+nobody waits for that, and the frames say who shares what with whom. The kernel's own count (smaps_rollup), of processes
+of ours: it walks their tables while they wait for it. And the counters that everybody may read, which know no shares.
+"""
+
+from __future__ import annotations
+
+import os
+from time import perf_counter
+
+from dontneed.errors import DontneedError, KernelLacks, NotPermitted, UsageError
+from dontneed.observe.holders.holder import Holder, Holders, total_of
+from dontneed.observe.holders.roll import Amounts, Roll
+from dontneed.units import format_bytes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from dontneed.kernel.kernel_memory import KernelMemory
+    from dontneed.observe.holders.roll import Member
+
+TABLES, ROLLUP, STATUS = "page tables", "smaps_rollup", "status"
+METHODS = ("auto", TABLES, ROLLUP, STATUS)
+"""Ways to know shares; `auto` takes for each process the first that is open to us, and says which."""
+
+_WHOLE_MACHINE = ("pid:[4026531836]", "")
+"""The first pid namespace: PROC_PID_INIT_INO, 0xEFFFFFFC, in include/linux/proc_ns.h; or a kernel without any."""
+
+
+def look_all(method: str = "auto") -> Holders:
+    """Look at all processes: what each holds of the machine's memory, alone (USS) and with others (PSS).
+
+    Stops and changes nothing. Without the right to read page tables, processes are walked by the kernel for us, which
+    can stall a large one for tens of milliseconds per GiB; `method="status"` never does.
+
+    Args:
+        method: one of `METHODS`; `auto` takes the best that is open to us, process by process.
+    Returns:
+        A `Holders`; all sizes in bytes.
+    Raises:
+        UsageError: `method` is not one of `METHODS`.
+        NotPermitted, KernelLacks: the method asked for is not there; or there is no /proc. `auto` goes on to the next.
+    Kernel:
+        bpf(2) since 5.14, by root; /proc/PID/smaps_rollup since 4.14, smaps before; status; proc(5).
+    """
+    if method not in METHODS:
+        msg = f"there is no method {method!r} to look at all processes"
+        raise UsageError(msg, hint=f"one of {', '.join(METHODS)}")
+    began = perf_counter()
+    look = _Look()
+    if method in ("auto", TABLES):
+        look.by_tables(or_else=method == "auto")
+    if method in ("auto", ROLLUP):
+        look.by_rollup()
+    look.by_status()
+    processes = tuple(sorted(look.found, key=lambda holder: holder.pid))
+    methods = [each for each in METHODS if any(holder.method == each for holder in processes)]
+    return Holders(processes, total_of(processes), " + ".join(methods), perf_counter() - began, tuple(look.notes()))
+
+
+class _Look:
+    """One look, with what it has found so far.
+
+    Attributes:
+        found: processes that are done with.
+    """
+
+    def __init__(self) -> None:
+        self.found: list[Holder] = []
+        self._roll = Roll()
+        self._waiting: dict[int, Member] | None = None
+        self._refusals: list[DontneedError] = []
+        self._notes: list[str] = []
+
+    def by_tables(self, *, or_else: bool) -> None:
+        """All whose page tables can be read; the others wait for another way.
+
+        Args:
+            or_else: there is another way.
+        """
+        from dontneed.kernel.kernel_memory import kernel_memory
+
+        try:
+            with kernel_memory() as memory:
+                self._read_tables(memory)
+        except (NotPermitted, KernelLacks) as refusal:
+            if not or_else:
+                raise
+            self._notes.append(refusal.in_words)
+
+    def _read_tables(self, memory: KernelMemory) -> None:
+        from dontneed.observe.holders.all_tables import AllTables
+
+        all_shown = _namespace() in _WHOLE_MACHINE
+        everyone = AllTables(memory, self._roll.pids, lambda pid: self._roll.member(pid, memory), all_shown=all_shown)
+        shares = everyone.read()
+        first: dict[int, int] = {}
+        for pid, member in everyone.members.items():
+            owner = everyone.owners[pid]
+            same_as = first.setdefault(owner, pid)
+            amounts = Amounts(*(int(column[owner]) for column in (shares.rss, shares.swapped, shares.uss, shares.pss)))
+            self.found.append(_holder(member, TABLES, amounts, same_as=None if same_as == pid else same_as))
+        self._waiting = everyone.unread
+        self._notes += everyone.frames.notes
+        self._refusals = [member.refusal for member in everyone.unread.values() if member.refusal is not None]
+        if not everyone.all_counted:
+            self._notes.append("what is shared with processes that were not read counts as not shared; try again")
+        if everyone.unsettled_bytes:
+            self._notes.append(
+                f"page tables of {format_bytes(everyone.unsettled_bytes)} of addresses changed each time they were "
+                "read: what is there is in no sum; try again"
+            )
+
+    def by_rollup(self) -> None:
+        """All that the kernel counts for us; the others wait for another way."""
+        left, self._refusals = {}, []
+        for pid, member in self._those_waiting().items():
+            try:
+                rolled = self._roll.rolled(member)
+            except (NotPermitted, KernelLacks) as refusal:
+                self._refusals.append(refusal)
+                left[pid] = member
+                continue
+            if rolled is not None:  # else it has ended
+                self.found.append(_holder(member, ROLLUP, rolled))
+        self._waiting = left
+        if any(holder.method == ROLLUP for holder in self.found):
+            self._notes.append("USS and PSS by smaps_rollup, which can stall a large process while it is read")
+
+    def by_status(self) -> None:
+        """All the others."""
+        for member in self._those_waiting().values():
+            amounts = Amounts(member.counters.rss_bytes, member.counters.swap_bytes)
+            self.found.append(_holder(member, STATUS, amounts))
+        self._waiting = {}
+
+    def _those_waiting(self) -> dict[int, Member]:
+        """Whoever is not done with: at first, all."""
+        if self._waiting is None:
+            called = map(self._roll.member, self._roll.pids())
+            self._waiting = {member.pid: member for member in called if member is not None}
+        return self._waiting
+
+    def notes(self) -> list[str]:
+        """What could not be seen."""
+        return [*self._notes, *_about_refusals(self._refusals), *_about_the_rest(self._roll.hidden)]
+
+
+def _holder(member: Member, method: str, amounts: Amounts, *, same_as: int | None = None) -> Holder:
+    return Holder(
+        pid=member.pid,
+        command=member.command,
+        rss_bytes=amounts.rss_bytes,
+        uss_bytes=amounts.uss_bytes,
+        pss_bytes=amounts.pss_bytes,
+        swap_bytes=amounts.swap_bytes,
+        hugetlb_bytes=member.counters.hugetlb_bytes,
+        page_table_bytes=member.counters.page_table_bytes,
+        method=method,
+        same_as=same_as,
+    )
+
+
+# What could not be seen
+
+
+def _about_refusals(refusals: list[DontneedError]) -> Iterator[str]:
+    """Why USS and PSS are not known."""
+    forbidden = sum(isinstance(refusal, NotPermitted) for refusal in refusals)
+    if forbidden:
+        whose = _counted(forbidden, "process", "processes")
+        yield f"USS and PSS of {whose} are not known, by want of rights; {_how_to_get_them()}"
+    if forbidden < len(refusals):
+        absent = next(refusal for refusal in refusals if not isinstance(refusal, NotPermitted))
+        yield f"USS and PSS are not known: {absent.in_words}"
+
+
+def _how_to_get_them() -> str:
+    if os.geteuid():
+        return "run as root (sudo)"
+    return "root needs CAP_SYS_PTRACE, and every capability that the process has"
+
+
+def _about_the_rest(hidden: int) -> Iterator[str]:
+    """Who is not in the table."""
+    if hidden:
+        whose = _counted(hidden, "process is", "processes are")
+        yield f"{whose} hidden by /proc (hidepid), and in no row; {_how_to_get_them()}"
+    elif _hides_others() and os.geteuid():
+        yield f"/proc hides the processes of other users (hidepid): they are in no row; {_how_to_get_them()}"
+    if _namespace() not in _WHOLE_MACHINE:
+        yield "only processes of this pid namespace are in the table; the others are to be seen from the host"
+
+
+def _hides_others() -> bool:
+    """Whether /proc is mounted so that it shows everybody their own processes only."""
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mounts:
+            words = [line.split() for line in mounts]
+    except FileNotFoundError:  # it does not even have ourselves
+        return False
+    options = [line[-1].split(",") for line in words if line[4] == "/proc"]
+    return bool(options) and any(each.startswith("hidepid=") and each[8:] not in _SHOWN for each in options[-1])
+
+
+_SHOWN = ("0", "off", "1", "noaccess")
+"""Values of hidepid with which everybody's numbers are to be seen."""
+
+
+def _namespace() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except FileNotFoundError:  # a kernel built without pid namespaces has only the one
+        return ""
+
+
+def _counted(count: int, one: str, many: str) -> str:
+    return f"{count:,} {one if count == 1 else many}"
