@@ -15,6 +15,9 @@ from dontneed.model.space.vma import RAND_READ, SEQ_READ, SHARED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from dontneed.model.memory.frames import Frames
     from dontneed.model.space.mm import Mm
     from dontneed.model.space.vma import Vma
     from dontneed.model.system import System
@@ -29,6 +32,36 @@ SECRET = "secret"  # noqa: S105 - the name of the call
 """memfd_secret(2)."""
 RING = "ring"
 """The buffer of a driver (perf_event_open)."""
+
+
+class CachedPages(dict[int, int]):
+    """The cache of a file that has been read whole, and whose pages nobody counts: each has its frame when asked for.
+
+    Args:
+        frames: of the machine.
+    """
+
+    _PIECE_SHIFT = 9
+
+    def __init__(self, frames: Frames) -> None:
+        super().__init__()
+        self._frames = frames
+        self._pieces: dict[int, int] = {}
+
+    def __missing__(self, page: int) -> int:
+        """The frame of a page: those of some pages in a row are in a row too."""
+        number = page >> self._PIECE_SHIFT
+        first = self._pieces.get(number)
+        if first is None:
+            first = self._pieces[number] = self._frames.allocate(1 << self._PIECE_SHIFT)
+        return first + page - (number << self._PIECE_SHIFT)
+
+    def get(self, page: int, _default: object = None) -> int:
+        """The frame of a page, which there always is."""
+        return self[page]
+
+    def __contains__(self, page: object) -> bool:
+        return True
 
 
 class File:
@@ -134,6 +167,20 @@ class File:
         if frame is None:
             frame = self._bring_in(page)
         return frame
+
+    def cached_runs(self, first: int, last: int) -> Iterator[tuple[int, int, int]]:
+        """What is cached of some pages, in rows of frames: the first page, how many, and the first frame."""
+        start = count = frame = 0
+        for page in range(first, last):
+            here = self.cache.get(page)
+            if count and here == frame + count:
+                count += 1
+                continue
+            if count:
+                yield start, count, frame
+            start, count, frame = (page, 1, here) if here is not None else (0, 0, 0)
+        if count:
+            yield start, count, frame
 
     def write_back(self) -> None:
         """Write what is dirty to disk (sync); memory that is a file has none, and stays dirty."""

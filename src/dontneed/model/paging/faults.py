@@ -35,7 +35,7 @@ from dontneed.model.space.entries import (
     YOUNG,
     ZERO,
 )
-from dontneed.model.space.vma import ACCESS, GROWS_DOWN, PFNMAP, SHARED
+from dontneed.model.space.vma import ACCESS, GROWS_DOWN, PFNMAP, SHARED, SPECIAL
 from dontneed.model.space.vma import HUGETLB as VM_HUGETLB
 from dontneed.model.space.vma import WRITE as VM_WRITE
 
@@ -52,6 +52,7 @@ STACK_LIMIT_PAGES = 2048
 
 _USED = DIRTY | YOUNG
 _FRESH = ANON | WRITE | DIRTY | YOUNG
+_WRITABLE_PLAIN = VM_WRITE | VM_HUGETLB | SPECIAL
 
 
 def touch(mm: Mm, first: int, last: int, *, write: bool) -> int:
@@ -162,6 +163,24 @@ def fill_small(mm: Mm, vma: Vma, first: int, last: int, *, write: bool) -> None:
         mm.table.put(first, last, ZERO | YOUNG, ZERO_FRAME)
 
 
+def fill_page(mm: Mm, vma: Vma, page: int) -> bool:
+    """Write to one page of a mapping as most faults find it: what `touch` does, in a tenth of the time.
+
+    Returns:
+        Whether that was done: not unless the mapping is private memory that may be written and has held such pages, the
+        page has a page table, and nothing is there. Otherwise nothing has changed.
+    """
+    if not vma.anon_vma or vma.file is not None or vma.flags & _WRITABLE_PLAIN != VM_WRITE:
+        return False
+    frames = mm.system.frames
+    if not mm.table.put_into_gap(page, _FRESH, frames.next_frame):
+        return False
+    frames.allocate(1)
+    mm.minor_faults += 1
+    mm.resident[ANON] += 1
+    return True
+
+
 def _fill_from_file(mm: Mm, vma: Vma, first: int, last: int, *, write: bool) -> int:
     """Pages of a file, one by one: each fault may map others around it."""
     for page in range(first, last):
@@ -188,7 +207,7 @@ def _read_file_page(mm: Mm, vma: Vma, page: int) -> int:
     file = vma.file
     if file is None:
         return _read_kernels_page(mm, vma, page)
-    if mm.system.behaviour.fault_around > 1:
+    if mm.system.behaviour.fault_around > 1 and not file.is_kernels:  # who answers for those has no map_pages()
         _map_around(mm, vma, page)
         if mm.table.get(page)[0] != NONE:
             mm.minor_faults += 1
@@ -221,10 +240,12 @@ def _map_around(mm: Mm, vma: Vma, page: int) -> None:
     last = min(first + window, vma.last, slot + LEAF_PAGES, vma.first + file.pages - vma.offset)
     if file.folios and mm.system.behaviour.maps_whole_folio:
         first, last = huge.folio_at(vma, first)[0], huge.folio_at(vma, last - 1)[1]
-    for near in range(first, last):
-        frame = file.cache.get(vma.file_page(near))
-        if frame is not None and mm.table.get(near)[0] == NONE:
-            _map_cached(mm, near, frame, _read_code(vma))  # as young as if it had been touched, on x86
+    offset = vma.offset - vma.first
+    code = _read_code(vma)  # as young as if it had been touched, on x86
+    for start, end, there, _ in mm.table.segments(first, last):
+        if there == NONE:
+            for index, count, frame in file.cached_runs(start + offset, end + offset):
+                _map_cached(mm, index - offset, frame, code, count)
 
 
 def _write_shared_page(mm: Mm, vma: Vma, page: int) -> int:
@@ -280,10 +301,10 @@ def _count_file_fault(mm: Mm, vma: Vma, index: int) -> None:
     mm.minor_faults += not is_major
 
 
-def _map_cached(mm: Mm, page: int, frame: int, code: int) -> None:
-    mm.table.put(page, page + 1, code, frame)
-    mm.system.frames.map_cached(frame, 1)
-    mm.resident[code & KIND] += 1
+def _map_cached(mm: Mm, page: int, frame: int, code: int, count: int = 1) -> None:
+    mm.table.put(page, page + count, code, frame)
+    mm.system.frames.map_cached(frame, count)
+    mm.resident[code & KIND] += count
 
 
 def _map_copy(mm: Mm, page: int, source: int) -> None:

@@ -201,6 +201,21 @@ def written(leaf: Leaf, run: Run) -> Leaf:
     return _spliced(leaf, first, last, (run,))
 
 
+def with_page_behind(leaf: tuple[()] | Run | list[Run], page: int, code: int, value: int) -> Leaf | None:
+    """The leaf with one page more, if that lies behind all entries; None: it does not. What touching in order does."""
+    if not leaf:
+        return (page, page + 1, code, value)
+    runs = [leaf] if isinstance(leaf, tuple) else leaf
+    first, last, before, first_value = runs[-1]
+    if page < last:
+        return None
+    if page == last and code == before and value == first_value + STEP[code] * (last - first):
+        longer = (first, page + 1, code, first_value)
+        return longer if len(runs) == 1 else [*runs[:-1], longer]
+    more = [*runs, (page, page + 1, code, value)]
+    return more if len(more) <= MOST_RUNS else Patchwork.of(more)
+
+
 def filled(leaf: Leaf, first: int, last: int, code: int, allocate: Allocate) -> tuple[Leaf, int]:
     """The leaf with `code` where a range had no entries, and how many pages these are.
 

@@ -1,0 +1,255 @@
+"""Which events of a timeline tell of one process, and what they say of its system calls.
+
+A process that was forked while it was traced begins as its parent, whose events come first. A child that still runs in
+its parent's memory, as vfork and posix_spawn leave it until it executes a program, acts for its parent.
+"""
+
+from __future__ import annotations
+
+from dontneed.abi import mman
+from dontneed.abi import trace_kinds as kinds
+from dontneed.errors import UsageError
+from dontneed.observe.trace.layout import processes
+from dontneed.records import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import Any
+
+    from numpy.typing import NDArray
+
+    from dontneed.observe.trace.timeline import Timeline
+
+    Array = NDArray[Any]
+
+_REPLAYED = (kinds.CALL, kinds.RETURN, kinds.FAULT, kinds.RSS, kinds.MAPPING, kinds.FORK, kinds.EXEC)
+_CALL_PARTS = (kinds.CALL, kinds.MORE, kinds.RETURN)
+_OF_ITS_OWN = tuple(kinds.CALL_NUMBERS[name] for name in ("exit", "exit_group", "execve", "execveat"))
+"""What a child does in its parent's memory that is not done to it."""
+_CLONE, _VFORK = (kinds.CALL_NUMBERS[name] for name in ("clone", "vfork"))
+_NEVER = 1 << 62
+
+
+class Call(Record):
+    """A system call.
+
+    Attributes:
+        number, name: which.
+        arguments: all that it has.
+        result: signed; None: it did not return.
+        thread, began, ended: whose, and when; it ended with the trace if it did not return.
+    """
+
+    number: int
+    name: str
+    arguments: tuple[int, ...]
+    result: int | None
+    thread: int
+    began: int
+    ended: int
+
+
+class ReplayedEvents(Record):
+    """The events that tell of one process.
+
+    Attributes:
+        pid: of the process.
+        rows: they themselves, in order.
+        calls: by row, among these.
+        forks: rows at which the process is forked from the one before.
+        in_the_middle: it ran already when the trace began.
+        others: how many other processes the timeline has.
+    """
+
+    pid: int
+    rows: Array
+    calls: dict[int, Call]
+    forks: frozenset[int]
+    in_the_middle: bool
+    others: int
+
+
+def events_of(timeline: Timeline, pid: int | None = None) -> ReplayedEvents:
+    """The events of a process.
+
+    Args:
+        timeline: of it, and perhaps of others.
+        pid: which; None: the one with most faults.
+    Raises:
+        UsageError: the timeline has no such process.
+    """
+    import numpy as np
+
+    tasks = _Tasks(timeline)
+    chosen = tasks.busiest() if pid is None else tasks.checked(pid)
+    events = timeline.events
+    mine = np.zeros(len(events), bool)
+    forks = []
+    stages = tasks.stages(chosen)
+    for nth, (each, begin, end) in enumerate(stages):
+        mine[begin:end] |= (tasks.owners[begin:end] == each) & tasks.replayed[begin:end]
+        mine[begin:end] |= tasks.borrowed(each)[begin:end]
+        if nth:
+            mine[begin] = True
+            forks.append(begin)
+    picked = np.flatnonzero(mine)
+    rows = events[picked]
+    parts = np.isin(rows["kind"], _CALL_PARTS)
+    calls = _calls(rows, np.flatnonzero(parts), timeline.ended)
+    kept = rows["kind"] != kinds.MORE
+    places = np.cumsum(kept) - 1
+    return ReplayedEvents(
+        pid=chosen,
+        rows=rows[kept],
+        calls={int(places[row]): call for row, call in calls.items()},
+        forks=frozenset(np.searchsorted(picked[kept], forks).tolist()),
+        in_the_middle=bool(timeline.maps) and stages[0][0] == timeline.pid and stages[0][1] == 0,
+        others=len(tasks.faults) - 1,
+    )
+
+
+class _Tasks:
+    """Whose each event is.
+
+    Attributes:
+        owners: of each event its process.
+        replayed: which events are of a kind that is replayed, or belongs to one.
+        faults: by process, how many.
+    """
+
+    def __init__(self, timeline: Timeline) -> None:
+        import numpy as np
+
+        self._timeline = timeline
+        events = self._events = timeline.events
+        of_thread = processes(timeline)
+        threads, which = np.unique(events["thread"], return_inverse=True)
+        known = np.array([of_thread.get(thread, thread) for thread in threads.tolist()], np.int64)
+        self.owners = known[which] if len(threads) else np.zeros(0, np.int64)
+        self.replayed = np.isin(events["kind"], (*_REPLAYED, kinds.MORE))
+        self.replayed &= (events["kind"] != kinds.RSS) | (events["a"] < len(kinds.COUNTERS))
+        found, counts = np.unique(self.owners[events["kind"] == kinds.FAULT], return_counts=True)
+        self.faults = dict.fromkeys({timeline.pid, *self.owners.tolist()}, 0)
+        self.faults.update(zip(found.tolist(), counts.tolist(), strict=True))
+        forks = np.flatnonzero(events["kind"] == kinds.FORK)
+        of_processes = forks[events["a"][forks] == events["b"][forks]]
+        self._births = {
+            int(child): (row, int(parent))
+            for row, child, parent in zip(
+                of_processes.tolist(),
+                events["b"][of_processes].tolist(),
+                events["c"][of_processes].tolist(),
+                strict=True,
+            )
+        }
+
+    def busiest(self) -> int:
+        """The process with most faults; of equals, the one that the trace is of."""
+        first = self._timeline.pid
+        found: int = max(self.faults, key=lambda pid: (self.faults[pid], pid == first))
+        return found
+
+    def checked(self, pid: int) -> int:
+        """The process of that number, if there is one."""
+        if pid not in self.faults:
+            msg = f"the trace has no process {pid}"
+            some = sorted(self.faults, key=lambda each: -self.faults[each])[:10]
+            raise UsageError(msg, hint=f"it has {', '.join(map(str, some))}")
+        return pid
+
+    def stages(self, pid: int) -> list[tuple[int, int, int]]:
+        """The processes that this one was, in order: each with its first row, and the row behind its last."""
+        end = len(self._events)
+        found: list[tuple[int, int, int]] = []
+        while pid in self._births and not self._executes(pid):
+            row, parent = self._births[pid]
+            found.append((pid, row, end))
+            pid, end = parent, row
+        begin = self._first_exec(pid) if pid in self._births else 0
+        found.append((pid, begin, end))
+        return found[::-1]
+
+    def borrowed(self, pid: int) -> Array:
+        """Which events are of children that run in this process's memory."""
+        import numpy as np
+
+        mine = np.zeros(len(self._events), bool)
+        for child, (row, parent) in self._births.items():
+            if parent != pid:
+                continue
+            until = min(self._first_exec(child), len(mine))
+            ours = self._spaces(self.owners[:row] == pid, 0)
+            its = self._spaces(self.owners[row:until] == child, row)
+            if (its[0] == ours[-1]) if len(its) and len(ours) else self._says_so(row):
+                mine[row:until] |= self.owners[row:until] == child
+        return mine & self.replayed & ~self._is_of_its_own()
+
+    def _spaces(self, of_process: Array, begin: int) -> Array:
+        """The address spaces that some events, from a row on, count as their thread's own, in order."""
+        events = self._events[begin : begin + len(of_process)]
+        return events["c"][of_process & (events["kind"] == kinds.RSS) & (events["d"] == 1)]
+
+    def _says_so(self, fork: int) -> bool:
+        """Whether the call that forked asked for shared memory."""
+        import numpy as np
+
+        events = self._events
+        before = (events["thread"][:fork] == events["thread"][fork]) & (events["kind"][:fork] == kinds.CALL)
+        rows = np.flatnonzero(before)
+        if not len(rows):
+            return False
+        call = events[rows[-1]]
+        return bool(call["a"] == _VFORK or (call["a"] == _CLONE and int(call["b"]) & mman.CLONE_VM))
+
+    def _is_of_its_own(self) -> Array:
+        import numpy as np
+
+        events = self._events
+        of_calls = np.isin(events["kind"], _CALL_PARTS) & np.isin(events["a"], _OF_ITS_OWN)
+        return np.asarray(of_calls | (events["kind"] == kinds.FORK))
+
+    def _executes(self, pid: int) -> bool:
+        return self._first_exec(pid) < _NEVER
+
+    def _first_exec(self, pid: int) -> int:
+        """The row at which a process first executes a program; `_NEVER`: nowhere."""
+        import numpy as np
+
+        events = self._events
+        rows = np.flatnonzero((events["kind"] == kinds.EXEC) & (events["a"] == pid))
+        return int(rows[0]) if len(rows) else _NEVER
+
+
+def _calls(rows: Array, parts: Array, ended: int) -> dict[int, Call]:
+    """The calls, by row, with what they returned."""
+    begun: dict[int, int] = {}
+    found: dict[int, tuple[int, tuple[int, ...], int | None, int, int, int]] = {}
+    fields = zip(parts.tolist(), *_columns(rows[parts], ("time", "thread", "kind", "a", "b", "c", "d")), strict=True)
+    for row, time, thread, kind, a, b, c, d in fields:
+        if kind == kinds.CALL:
+            begun[thread] = row
+            found[row] = (a, (b, c, d), None, thread, time, ended)
+        elif thread in begun and kind == kinds.MORE:
+            number, arguments, *rest = found[begun[thread]]
+            found[begun[thread]] = (number, (*arguments, a, b, c), *rest)  # type: ignore[assignment]
+        elif thread in begun and found[begun[thread]][0] == a:
+            call = begun.pop(thread)
+            number, arguments, _, _, began, _ = found[call]
+            found[call] = (number, arguments, signed(b), thread, began, time)
+    return {row: _call(*parts) for row, parts in found.items()}
+
+
+def _call(number: int, arguments: tuple[int, ...], result: int | None, *rest: int) -> Call:
+    """A call; one whose arguments are not all there, since records were lost, is as one that did not return."""
+    name, count = kinds.ALL_CALLS.get(number, (str(number), 0))
+    return Call(number, name, arguments[:count], result if len(arguments) >= count else None, *rest)
+
+
+def _columns(rows: Array, names: Sequence[str]) -> Iterator[list[int]]:
+    return (rows[name].tolist() for name in names)
+
+
+def signed(value: int) -> int:
+    """A number of 64 bits with its sign."""
+    return value - (1 << 64) if value >> 63 else value
