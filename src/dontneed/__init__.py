@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from dontneed.observe.trace.timeline import Timeline as Timeline
     from dontneed.observe.trace.timeline import trace as trace
     from dontneed.observe.trace.timeline import trace_command as trace_command
+    from dontneed.observe.working_set import MappingUse as MappingUse
+    from dontneed.observe.working_set import WorkingSet as WorkingSet
     from dontneed.reasons.survey import Survey as Survey
     from dontneed.reclaim.advise import advise as advise
     from dontneed.reclaim.advise import posix_madvise as posix_madvise
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
     from dontneed.reclaim.receipt import Receipt as Receipt
     from dontneed.reclaim.receipt import ReleaseReceipt as ReleaseReceipt
     from dontneed.reclaim.release import release as release
+    from dontneed.remote.working_set import working_set as working_set
     from dontneed.spans import Span as Span
     from dontneed.spans import Spans as Spans
 
@@ -97,6 +100,8 @@ _HOMES = {
     "Timeline": "observe.trace.timeline",
     "trace": "observe.trace.timeline",
     "trace_command": "observe.trace.timeline",
+    "MappingUse": "observe.working_set",
+    "WorkingSet": "observe.working_set",
     "Walk": "observe.tables.page_tables",
     "walk": "observe.tables.page_tables",
     "advise": "reclaim.advise",
@@ -109,6 +114,7 @@ _HOMES = {
     "ReleaseReceipt": "reclaim.receipt",
     "release": "reclaim.release",
     "Survey": "reasons.survey",
+    "working_set": "remote.working_set",
     "Span": "spans",
     "Spans": "spans",
 }

@@ -10,12 +10,13 @@ from __future__ import annotations
 import sys
 
 from dontneed.cli.arguments import checked_pid, print_lines
+from dontneed.cli.interruption import until_interrupted
 from dontneed.errors import UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from dontneed.observe.trace.timeline import Limits, Timeline
 
@@ -82,35 +83,11 @@ def _checked(arguments: Namespace) -> int | None:
 def _traced(pid: int | None, arguments: Namespace) -> Timeline:
     from dontneed.observe.trace.timeline import trace_new_process, trace_process
 
-    with _until_interrupted() as is_over:
+    with until_interrupted() as is_over:
         limits = _limits(arguments).replace(is_over=is_over)
         if pid is not None:
             return trace_process(pid, limits)
         return trace_new_process(arguments.words, limits, sys.stderr.fileno() if arguments.json else None)
-
-
-class _until_interrupted:  # noqa: N801 - a context manager
-    """Within it a SIGINT or SIGTERM ends the trace and not us, a second one us; whether one came can be asked."""
-
-    def __init__(self) -> None:
-        self._came = False
-
-    def __enter__(self) -> Callable[[], bool]:
-        import signal
-
-        def note(_number: int, _frame: object) -> None:
-            if self._came:
-                raise KeyboardInterrupt
-            self._came = True
-
-        self._before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-        return lambda: self._came
-
-    def __exit__(self, *_: object) -> None:
-        import signal
-
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
 
 
 def _limits(arguments: Namespace) -> Limits:
