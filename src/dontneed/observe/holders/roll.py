@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dontneed.errors import KernelLacks, NoAddressSpace, NotPermitted, ProcessGone
 from dontneed.kernel.procfs import ProcessDirectory
 from dontneed.kernel.smaps import parse_smaps
-from dontneed.kernel.status import Counters, parse_stat, parse_status
+from dontneed.kernel.status import Counters, parse_status, read_identity
 from dontneed.records import Record
 
 TYPE_CHECKING = False
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from dontneed.errors import DontneedError
     from dontneed.kernel.kernel_memory import KernelMemory
+    from dontneed.kernel.status import Identity
     from dontneed.kernel.tasks import Task
 
 _ENDED = ("Z", "X")
@@ -82,8 +83,8 @@ class Roll:
             memory: to find its task by; None: do not.
         """
         try:
-            with self._called(pid) as process:
-                return None if process is None else _member(pid, process, memory)
+            with self._called(pid) as called:
+                return None if called is None else _member(pid, *called, memory)
         except (ProcessGone, NoAddressSpace):
             return None
 
@@ -95,16 +96,17 @@ class Roll:
             KernelLacks: this kernel has no smaps.
         """
         try:
-            with self._called(member.pid) as process:
-                if process is None or parse_stat(process.read("stat")).started != member.started:
+            with self._called(member.pid) as called:
+                if called is None:
                     return None
-                return _rolled(process)
+                process, identity = called
+                return _rolled(process) if identity.started == member.started else None
         except ProcessGone:
             return None
 
     @contextmanager
-    def _called(self, pid: int) -> Iterator[ProcessDirectory | None]:
-        """The process, by a thread that has its memory; None if it is not there, or hidden.
+    def _called(self, pid: int) -> Iterator[tuple[ProcessDirectory, Identity] | None]:
+        """The process, by a thread that has its memory; None if there is none, or it is hidden.
 
         Where the first thread has ended before the others, it has no memory any more, and they have it still.
         """
@@ -115,19 +117,21 @@ class Roll:
             yield None
             return
         with process:
-            if parse_stat(process.read("stat")).state not in _ENDED:
-                yield process
+            identity = read_identity(process)
+            if identity.state not in _ENDED:
+                yield process, identity
                 return
             thread = next((thread for thread in process.threads() if thread != pid), None)
             if thread is None:
                 yield None
                 return
             with ProcessDirectory(thread) as other:
-                yield other
+                yield other, read_identity(other)
 
 
-def _member(pid: int, process: ProcessDirectory, memory: KernelMemory | None) -> Member | None:
-    identity = parse_stat(process.read("stat"))
+def _member(pid: int, process: ProcessDirectory, identity: Identity, memory: KernelMemory | None) -> Member | None:
+    if identity.kernel_thread:
+        return None
     counters = Counters(**parse_status(process.read("status")))
     if not counters.size_bytes:
         return None
