@@ -158,7 +158,7 @@ def test_the_largest_pages_count_as_well():
 
 @pytest.mark.parametrize("flags", [HUGETLB, ZERO_PAGE, NOPAGE])
 def test_huge_pages_that_are_no_rss_are_left_out(monkeypatch, flags):
-    """hugetlb of those who have some; the huge zero page, which nobody can write to; and what has no page structure."""
+    """Hugetlb of those who have some; the huge zero page, which nobody can write to; and what has no page structure."""
     read_only = block(512) & ~(1 << 1 | DIRTY)
     asked = []
 
