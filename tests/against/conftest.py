@@ -44,6 +44,24 @@ def at_one_moment() -> Callable[[Callable[[], Told], Callable[[], Seen]], tuple[
     return read
 
 
+@pytest.fixture
+def agreed() -> Callable[[Callable[[], Told], Callable[[], Told]], Told]:
+    """Read an oracle and `look_all`, until both say the same; a failure if they never do.
+
+    For what depends on all processes of the machine: whoever starts or ends takes part in the shares of the others.
+    """
+
+    def read(oracle: Callable[[], Told], subject: Callable[[], Told]) -> Told:
+        for _ in range(ATTEMPTS):
+            told, seen = oracle(), subject()
+            if seen == told:
+                break
+        assert seen == told
+        return seen
+
+    return read
+
+
 @pytest.fixture(scope="module")
 def huge_page_pool() -> Iterator[None]:
     """Huge pages for hugetlb, as long as these tests run, where we may have them."""

@@ -1,0 +1,75 @@
+"""`look_all` against smem, which adds up smaps: of each process that stands still the same RSS, USS, PSS and swap."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+import pytest
+
+from dontneed.observe.holders.look_all import ROLLUP, STATUS, look_all
+
+pytestmark = pytest.mark.needs_command("smem")
+
+KIB = 1 << 10
+MIB = 1 << 20
+
+HOLD = """if True:
+    import mmap
+    alone = mmap.mmap(-1, {size} << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    alone[:] = b"x" * len(alone)
+"""
+
+
+def smem():
+    """(RSS, USS, PSS, swap) in bytes of each process that smem sees, by pid."""
+    done = subprocess.run(["smem", "-H", "-c", "pid rss uss pss swap"], capture_output=True, text=True, check=True)
+    rows = [[int(word) for word in line.split()] for line in done.stdout.splitlines()]
+    return {pid: tuple(each * KIB for each in amounts) for pid, *amounts in rows}
+
+
+@pytest.fixture
+def held(child):
+    """Pids of processes that hold so many MiB alone, and their program and libraries together."""
+    return {child(HOLD.format(size=size)).pid: size * MIB for size in (1, 2, 3, 5)}
+
+
+@pytest.mark.parametrize("method", ["auto", ROLLUP])
+def test_amounts_are_those_of_smem(held, method, agreed):
+    """Of ours to the byte, but for PSS, of which smem drops what is below a KiB in each mapping."""
+    smems_pss = {}
+
+    def smems():
+        found = smem()
+        smems_pss.update({pid: found[pid][2] for pid in held})
+        return {pid: (rss, uss, True, swap) for pid, (rss, uss, _, swap) in found.items() if pid in held}
+
+    def ours():
+        found = {holder.pid: holder for holder in look_all(method).processes if holder.pid in held}
+        return {
+            pid: (
+                each.rss_bytes,
+                each.uss_bytes,
+                0 <= each.pss_bytes - smems_pss[pid] <= KIB * mappings_of(pid),
+                each.swap_bytes,
+            )
+            for pid, each in found.items()
+        }
+
+    for pid, (_, uss, _, _) in agreed(smems, ours).items():
+        assert uss >= held[pid]
+
+
+def mappings_of(pid):
+    """How many mappings a process has."""
+    with open(f"/proc/{pid}/maps", encoding="utf-8") as maps:
+        return sum(1 for _ in maps)
+
+
+def test_nobody_that_smem_sees_is_missing(held):
+    """But for smem itself, and whoever comes and goes."""
+    of_smem = smem()
+    ours = {holder.pid for holder in look_all().processes if holder.method != STATUS}
+    missing = {pid for pid in of_smem.keys() - ours if os.path.exists(f"/proc/{pid}")}
+    assert missing == set()
+    assert held.keys() <= ours
