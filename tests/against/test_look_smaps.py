@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from dontneed.kernel.features import PRESENT, feature
 from dontneed.kernel.procfs import ProcessDirectory
 from dontneed.kernel.procmap import read_mappings_at, read_parts
 from dontneed.observe.address_space import look
 
 PAGE = 4096
 SCAN = pytest.param("PAGEMAP_SCAN", marks=pytest.mark.needs_kernel("6.7"))
+TABLES = pytest.param("page tables", marks=[pytest.mark.needs_root, pytest.mark.needs_feature("kernel memory")])
 METHODS = (SCAN, "pagemap", "smaps")
 
 HEADER = re.compile(rb"([0-9a-f]+)-([0-9a-f]+) (\S{4}) ([0-9a-f]+) (\S+) (\d+) *(.*)")
@@ -61,6 +63,13 @@ def huge(told: Told) -> int:
     return told["AnonHugePages"] + told["ShmemPmdMapped"] + told["FilePmdMapped"]
 
 
+@pytest.fixture
+def methods() -> list[str]:
+    """Those that count pages here; the page tables are for root alone."""
+    tables = ["page tables"] if feature("kernel memory").state == PRESENT else []
+    return ["PAGEMAP_SCAN", "pagemap", "smaps", *tables]
+
+
 @pytest.mark.parametrize("smaps", [False, True])
 def test_the_words_of_every_line_are_those_of_the_kernel(zoo, smaps) -> None:
     """Addresses, permissions, offset, device, inode and name, the odd ones too, byte for byte."""
@@ -100,7 +109,7 @@ def test_a_range_is_divided_as_its_mappings_are(zoo) -> None:
     assert parts == [*told[row - 1 : row + 4], (told[row + 4][0], end, told[row + 4][2])]
 
 
-@pytest.mark.parametrize("method", [SCAN, "smaps"])
+@pytest.mark.parametrize("method", [SCAN, TABLES, "smaps"])
 def test_resident_bytes_are_those_of_the_kernel(zoo, at_one_moment, method) -> None:
     """RSS of every mapping, and their sum."""
     told, seen = at_one_moment(lambda: smaps_of(zoo.pid, "Rss"), lambda: look(zoo.pid, method=method))
@@ -132,7 +141,7 @@ def test_zero_pages_are_counted_and_are_not_resident(zoo) -> None:
     assert [each.huge_bytes for each in zeros] == [0, 0, 0]
 
 
-@pytest.mark.parametrize("method", [SCAN, "smaps"])
+@pytest.mark.parametrize("method", [SCAN, TABLES, "smaps"])
 def test_huge_bytes_are_those_of_the_kernel(zoo, at_one_moment, method) -> None:
     """AnonHugePages, ShmemPmdMapped and FilePmdMapped of every mapping, in one number."""
     lines = ("AnonHugePages", "ShmemPmdMapped", "FilePmdMapped")
@@ -236,15 +245,16 @@ def test_the_totals_are_those_of_the_rollup(zoo, at_one_moment) -> None:
 
 
 @pytest.mark.needs_kernel("6.7")
-def test_twenty_thousand_mappings_are_counted_one_by_one(crowd, at_one_moment) -> None:
+def test_twenty_thousand_mappings_are_counted_one_by_one(crowd, at_one_moment, methods) -> None:
     """As many as a crowded process has, by every method; most runs of pages end where the next mapping begins."""
-    told, (scanned, plain, counted) = at_one_moment(
+    told, (scanned, plain, counted, *walked) = at_one_moment(
         lambda: [(each["start"], each["Rss"]) for each in smaps_of(crowd, "Rss")],
-        lambda: [look(crowd, method=method) for method in ("PAGEMAP_SCAN", "pagemap", "smaps")],
+        lambda: [look(crowd, method=method) for method in methods],
     )
     assert len(told) > 20_000
     assert rss_that_differs(scanned, told) == []
     assert rss_that_differs(counted, told) == []
+    assert [difference for space in walked for difference in rss_that_differs(space, told)] == []
     zeros = [each.zero_bytes for each in scanned.mappings]
     with_zeros = [(start, rss + zero) for (start, rss), zero in zip(told, zeros, strict=True)]
     assert rss_that_differs(plain, with_zeros) == []
@@ -258,14 +268,16 @@ def rss_that_differs(space, told: list[tuple[int, int]]) -> list[tuple[int, int]
 
 
 @pytest.mark.needs_kernel("6.7")
-def test_all_methods_see_the_same(zoo, at_one_moment) -> None:
-    """But for zero pages and huge ones, which pagemap entries do not show, and what smaps alone knows of swap."""
+def test_all_methods_see_the_same(zoo, at_one_moment, methods) -> None:
+    """But for zero and huge pages, which pagemap entries do not show, and what smaps alone knows of swap and dirt."""
     told, seen = at_one_moment(
         lambda: smaps_of(zoo.pid, "Rss", "Swap", "AnonHugePages"),
-        lambda: [look(zoo.pid, method=method) for method in ("PAGEMAP_SCAN", "pagemap", "smaps")],
+        lambda: [look(zoo.pid, method=method) for method in methods],
     )
-    numbers = dict.fromkeys(("rss_bytes", "zero_bytes", "huge_bytes", "swap_bytes", "smaps"))
-    scanned, plain, counted = ([each.replace(**numbers) for each in space.mappings] for space in seen)
+    fields = ("rss_bytes", "zero_bytes", "huge_bytes", "swap_bytes", "accessed_bytes", "dirty_bytes", "smaps")
+    numbers = dict.fromkeys(fields)
+    scanned, plain, counted, *walked = ([each.replace(**numbers) for each in space.mappings] for space in seen)
     assert scanned == plain == counted
+    assert walked in ([], [scanned])
     assert len(scanned) == len(told)
-    assert [space.method for space in seen] == ["maps + PAGEMAP_SCAN", "maps + pagemap", "smaps"]
+    assert [space.method.removeprefix("maps + ") for space in seen] == methods

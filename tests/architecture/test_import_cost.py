@@ -65,10 +65,13 @@ def test_help_loads_the_parser_and_nothing_else_that_is_slow() -> None:
 
 
 def test_a_cold_look_loads_nothing_slow(child: Callable[..., object]) -> None:
-    """`dontneed look PID` has less time than `pmap -x` takes, and parses its arguments by itself."""
+    """`dontneed look PID` has less time than `pmap -x` takes, and parses its arguments by itself.
+
+    Page tables are read through bpf(2), for which there is no way but ctypes; nobody but root takes it.
+    """
     loaded = _modules_loaded_by(_command("look", str(child().pid)))
     assert "dontneed.observe.address_space" in loaded
-    assert loaded & SLOW == set()
+    assert loaded & SLOW <= ({"ctypes"} if "dontneed.kernel.kernel_memory" in loaded else set())
 
 
 def test_the_installed_command_loads_nothing_slow(root: Path) -> None:

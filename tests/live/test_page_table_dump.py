@@ -14,7 +14,7 @@ from dontneed.kernel.kernel_memory import kernel_memory, open_kernel_memory
 from dontneed.kernel.maps import read_maps
 from dontneed.kernel.procfs import ProcessDirectory
 from dontneed.lab.live import LiveMachine
-from dontneed.observe.tables.page_tables import dump
+from dontneed.observe.tables.page_tables import dump, dump_plainly
 from dontneed.observe.tables.reader import TableReader
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_feature("kernel memory"), pytest.mark.needs_feature("BTF")]
@@ -68,7 +68,7 @@ def test_counts_are_those_of_pagemap_and_smaps_for_every_mapping(child):
     pid = child(MANY_KINDS).pid
     with ProcessDirectory(pid) as process:
         table, counts = counted(process)
-    scanned, smaps = dontneed.look(pid), dontneed.look(pid, smaps=True)
+    scanned, smaps = dontneed.look(pid, method="PAGEMAP_SCAN"), dontneed.look(pid, method="smaps")
     assert [mapping.start for mapping in scanned.mappings] == table.starts
     vvar = np.array([kind == "vvar" for kind in scanned.mappings.kinds])
     assert counts.rss.tolist() == scanned.mappings.rss == smaps.mappings.rss
@@ -87,11 +87,23 @@ def test_dirty_and_accessed_are_those_of_smaps_for_private_memory(child):
     pid = child(MANY_KINDS).pid
     with ProcessDirectory(pid) as process:
         _, counts = counted(process)
-    rows = dontneed.look(pid, smaps=True).mappings
+    rows = dontneed.look(pid, method="smaps").mappings
     private = [row for row, mapping in enumerate(rows) if mapping.inode == 0 and mapping.rss_bytes]
     dirty = [rows[row].smaps.private_dirty_bytes + rows[row].smaps.shared_dirty_bytes for row in private]
     assert len(private) > 100
     assert counts.dirty[private].tolist() == dirty
+
+
+def test_without_numpy_the_counts_are_the_same(child):
+    """What a cold command uses; accessed bits may be cleared between the two, by DAMON for one."""
+    pid = child(MANY_KINDS).pid
+    with ProcessDirectory(pid) as process:
+        table, counts = counted(process)
+        plain = dump_plainly(process, table)
+    for name in ("rss", "dirty", "huge", "zero", "special", "swapped"):
+        assert getattr(plain, name) == getattr(counts, name).tolist(), name
+    assert all(accessed <= rss for accessed, rss in zip(plain.accessed, plain.rss, strict=True))
+    assert (plain.unmatched_bytes, plain.unsettled_bytes, plain.notes) == (0, 0, [])
 
 
 def test_dirty_pages_that_a_fork_has_write_protected_are_dirty_still():
@@ -139,12 +151,12 @@ class Disturbed:
     def __getattr__(self, name):
         return getattr(self._memory, name)
 
-    def read_array(self, addresses):
+    def read(self, addresses):
         """The same, after the event if its turn has come."""
         self._number -= 1
         if not self._number:
             self._event()
-        return self._memory.read_array(addresses)
+        return self._memory.read(addresses)
 
 
 @pytest.fixture

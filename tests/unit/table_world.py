@@ -99,6 +99,10 @@ class TableWorld:
         _, failed = self.read_array(np.array(addresses, np.uint64))
         return failed.nonzero()[0].tolist()
 
+    def pages(self, first, last):
+        """What is in some of them."""
+        return memoryview(self._pages).cast("B")[first * PAGE : last * PAGE]
+
     def word(self, place, address):
         """A word of a page that was read."""
         return int(self._pages[place, address % PAGE // 8])
@@ -111,4 +115,5 @@ def table_of_mappings(*spans):
         def __len__(self):
             return len(spans)
 
-    return Table(starts=[start for start, _ in spans], ends=[end for _, end in spans])
+    starts, ends = [start for start, _ in spans], [end for _, end in spans]
+    return Table(starts=starts, ends=ends, bounds=np.array([starts, ends], np.uint64))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import struct
 
@@ -144,7 +143,7 @@ def test_what_was_found_once_is_not_looked_up_again(home):
     second = ask()
     assert second.offsets == first.offsets == {("task_struct", "mm"): 64}
     assert second.functions == first.functions
-    kept = home / "cache" / "dontneed" / "kernel-abcd.json"
+    kept = home / "cache" / "dontneed" / "kernel-abcd.txt"
     assert kept.stat().st_mode & 0o777 == 0o600
     assert os.listdir(kept.parent) == [kept.name]
 
@@ -154,29 +153,27 @@ def test_another_build_has_a_file_of_its_own(home):
     ask()
     (home / "notes").write_bytes(struct.pack("<III", 4, 2, 3) + b"GNU\0" + b"\x00\x01\0\0")
     ask()
-    assert sorted(os.listdir(home / "cache" / "dontneed")) == ["kernel-0001.json", "kernel-abcd.json"]
+    assert sorted(os.listdir(home / "cache" / "dontneed")) == ["kernel-0001.txt", "kernel-abcd.txt"]
 
 
 @pytest.mark.parametrize(
     "content",
-    ["", "{", "[]", '{"members": {}, "functions": {}}', '{"members": {"task_struct.mm": "64"}}', "{}"],
+    ["", "{", "{}\n", "task_struct.mm\n", "task_struct.mm 64 64\n", "task_struct.mm 64\n", "task_struct.nothing -\n"],
 )
 def test_a_file_that_is_torn_or_says_something_else_is_written_anew(home, content):
     """Whatever happened to it, the kernel itself knows."""
     ask()
-    kept = home / "cache" / "dontneed" / "kernel-abcd.json"
+    kept = home / "cache" / "dontneed" / "kernel-abcd.txt"
     kept.write_text(content)
     assert ask().offset("task_struct", "mm") == 64
-    assert json.loads(kept.read_text())["members"]["task_struct.mm"] == 64
+    assert "task_struct.mm 64\n" in kept.read_text()
 
 
 def test_a_file_with_words_in_the_place_of_numbers_is_not_believed(home):
     """Of the right form, and of nobody's use."""
     ask()
-    kept = home / "cache" / "dontneed" / "kernel-abcd.json"
-    document = json.loads(kept.read_text())
-    document["members"]["task_struct.mm"] = True
-    kept.write_text(json.dumps(document))
+    kept = home / "cache" / "dontneed" / "kernel-abcd.txt"
+    kept.write_text(kept.read_text().replace("mm 64", "mm True"))
     assert ask().offset("task_struct", "mm") == 64
 
 
@@ -184,10 +181,8 @@ def test_a_file_with_words_in_the_place_of_numbers_is_not_believed(home):
 def test_what_others_may_write_to_is_not_read(home, changed):
     """Root would otherwise take offsets from anybody."""
     ask()
-    kept = home / "cache" / "dontneed" / "kernel-abcd.json"
-    document = json.loads(kept.read_text())
-    document["members"]["task_struct.mm"] = 4
-    kept.write_text(json.dumps(document))
+    kept = home / "cache" / "dontneed" / "kernel-abcd.txt"
+    kept.write_text(kept.read_text().replace("mm 64", "mm 4"))
     if changed == "file":
         kept.chmod(0o666)
     elif changed == "directory":

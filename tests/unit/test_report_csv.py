@@ -42,7 +42,7 @@ def test_a_row_has_every_field_of_its_mapping_and_its_size():
         {
             "start": "abc000", "end": "abd000", "perms": "r--p", "offset": "8192", "device": "fe:00", "inode": "5",
             "name": "/bin/cat", "kind": "file", "rss_bytes": "4096", "swap_bytes": "0", "huge_bytes": "0",
-            "zero_bytes": "", "hugetlb_bytes": "0", "size_bytes": "4096",
+            "zero_bytes": "", "hugetlb_bytes": "0", "accessed_bytes": "", "dirty_bytes": "", "size_bytes": "4096",
         }
     ]  # fmt: skip
 

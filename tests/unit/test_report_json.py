@@ -74,6 +74,7 @@ def test_a_mapping_has_integers_for_addresses_and_its_size():
         "start": 0x5600000000, "end": 0x5600004000, "size_bytes": 16384, "perms": "rw-p", "offset": 4096,
         "device": "fe:01", "inode": 77, "name": "/srv/a \\012\x1b\udcff (deleted)", "kind": "file",
         "rss_bytes": 12288, "swap_bytes": 4096, "huge_bytes": 0, "zero_bytes": None, "hugetlb_bytes": 0,
+        "accessed_bytes": None, "dirty_bytes": 4096,
     }  # fmt: skip
 
 

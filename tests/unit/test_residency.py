@@ -15,8 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dontneed.abi import pagemap as abi
-from dontneed.errors import KernelLacks, NotPermitted
+from dontneed.abi.capabilities import bit_of
+from dontneed.errors import KernelLacks, NotPermitted, TargetRefused
 from dontneed.kernel import smaps as kernel_smaps
+from dontneed.kernel.capabilities import Privileges
 from dontneed.kernel.maps import parse_maps
 from dontneed.kernel.smaps import SmapsCounters, parse_smaps
 from dontneed.observe import residency
@@ -199,6 +201,7 @@ def kernel(monkeypatch):
         table, counted = parse_smaps((PROCFS / smaps / "smaps").read_bytes())
         scanned, entered = residency.Residency("PAGEMAP_SCAN", len(table)), residency.Residency("pagemap", len(table))
         entered.huge = entered.zero = None
+        monkeypatch.setattr(residency, "_may_read_tables", lambda: False)
         monkeypatch.setattr(residency, "count_by_scan", lambda _fd, _table: scanned if scan else None)
         monkeypatch.setattr(residency, "count_by_entries", lambda _fd, _table: entered if entries else None)
         monkeypatch.setattr(kernel_smaps, "read_smaps", lambda _process: (table, counted))
@@ -219,6 +222,83 @@ def test_the_fastest_way_is_taken_where_there_is_one(kernel) -> None:
     table, _ = kernel()
     counted, _, notes = counted_by(table)
     assert (counted.method, notes) == ("PAGEMAP_SCAN", [])
+
+
+@pytest.fixture
+def refused(monkeypatch):
+    """Play root on a kernel that does not let its memory be read; the list of the times that it was asked."""
+    asked = []
+
+    def refuse(*_arguments):
+        asked.append(1)
+        raise KernelLacks("page tables cannot be read: bpf is absent")
+
+    monkeypatch.setattr(residency, "_refused", [])
+    monkeypatch.setattr(residency, "read_privileges", lambda: Privileges(0, bit_of("CAP_SYS_ADMIN"), 0))
+    monkeypatch.setattr(residency, "count_by_tables", refuse)
+    return asked
+
+
+def test_whoever_may_not_read_page_tables_is_not_asked_twice(kernel, monkeypatch, refused) -> None:
+    """Another way is there, and finding out takes longer than a look."""
+    may_read = residency._may_read_tables
+    table, _ = kernel()
+    monkeypatch.setattr(residency, "_may_read_tables", may_read)
+    for _ in range(3):
+        counted, _, notes = counted_by(table)
+        assert (counted.method, notes) == ("PAGEMAP_SCAN", [])
+    assert len(refused) == 1
+
+
+def test_nobody_but_root_tries_to_read_page_tables(kernel, monkeypatch, refused) -> None:
+    """It would be refused, after some milliseconds."""
+    may_read = residency._may_read_tables
+    table, _ = kernel()
+    monkeypatch.setattr(residency, "_may_read_tables", may_read)
+    monkeypatch.setattr(residency, "read_privileges", lambda: Privileges(65534, 0, 0))
+    assert counted_by(table)[0].method == "PAGEMAP_SCAN"
+    assert refused == []
+
+
+def test_page_tables_that_were_asked_for_are_not_exchanged(kernel, refused) -> None:
+    """Who names a method gets it, or the reason why not, each time."""
+    table, _ = kernel()
+    for _ in range(2):
+        with pytest.raises(KernelLacks, match="bpf is absent"):
+            counted_by(table, "page tables")
+    assert len(refused) == 2
+
+
+def test_a_program_that_was_replaced_meanwhile_is_counted_another_way(kernel, monkeypatch, refused) -> None:
+    """This once: it says nothing about the next process."""
+    may_read = residency._may_read_tables
+    table, _ = kernel()
+    monkeypatch.setattr(residency, "_may_read_tables", may_read)
+
+    def replaced(*_arguments):
+        raise TargetRefused("process 7 replaced its program while its page tables were read")
+
+    monkeypatch.setattr(residency, "count_by_tables", replaced)
+    assert counted_by(table)[0].method == "PAGEMAP_SCAN"
+    assert residency._refused == refused == []
+
+
+def test_hugetlb_pages_are_taken_out_of_what_page_tables_count(kernel, monkeypatch) -> None:
+    """The entries do not tell them from other huge pages; the kind of the mapping does."""
+    table, _ = kernel(smaps="6.18")
+    row = next(row for row in range(len(table)) if "memfd:hugetlb" in table.words(row)[4])
+    columns = {
+        column: np.zeros(len(table), np.int64) for column in ("rss", "accessed", "dirty", "huge", "zero", "swap")
+    }
+    for column in ("rss", "accessed", "dirty", "huge"):
+        columns[column][row] = 2 << 20
+    monkeypatch.setattr(residency, "_may_read_tables", lambda: True)
+    monkeypatch.setattr(residency, "count_by_tables", lambda *_: residency.Residency("page tables", 0, columns))
+    monkeypatch.setattr(residency, "_hugetlb_among", lambda _process, _table, rows: rows)
+    counted, kinds, _ = counted_by(table)
+    assert (counted.method, kinds[row], counted.hugetlb) == ("page tables", "hugetlb", {row: 2 << 20})
+    assert [counted.total(column) for column in residency._COLUMNS] == [0] * 6
+    assert counted.rows_with("rss") == counted.rows_with("accessed") == []
 
 
 def test_an_older_kernel_is_read_entry_by_entry(kernel) -> None:
@@ -295,4 +375,4 @@ def test_what_the_kernel_counts_as_hugetlb_is_called_so(kernel) -> None:
 
 def test_the_methods_are_those_that_are_documented() -> None:
     """`auto` first: it is the default."""
-    assert METHODS == ("auto", "PAGEMAP_SCAN", "pagemap", "smaps")
+    assert METHODS == ("auto", "page tables", "PAGEMAP_SCAN", "pagemap", "smaps")

@@ -22,8 +22,9 @@ from dontneed.abi.page_entry import (
     WRITABLE,
     swap_entry,
 )
+from dontneed.observe.tables.branches import BranchReader
 from dontneed.observe.tables.counts import COUNTED, TableCounts
-from dontneed.observe.tables.reader import TableReader
+from dontneed.observe.tables.plain_counts import PlainCounts
 
 from .table_world import ONLY_READ, PAGE, WRITTEN, ZERO_FRAME, TableWorld, table_of_mappings
 
@@ -55,16 +56,27 @@ COUNTS = {
 }
 
 
-def counted(world, task, spans):
-    """The counts of a process's mappings."""
-    counts = TableCounts(table_of_mappings(*spans), ZERO_FRAME)
-    for tables in TableReader(world, [task]):
-        counts.add(tables)
-    return counts
+@pytest.fixture(params=[(TableCounts, 1024), (PlainCounts, 64)], ids=["arrays", "plain"])
+def counted(request):
+    """What counts the pages of a process's mappings."""
+    counting, most_pages = request.param
+
+    def count(world, task, spans):
+        counts = counting(table_of_mappings(*spans), ZERO_FRAME)
+        for branch in BranchReader(world, task, most_pages):
+            counts.add(branch)
+        return counts
+
+    return count
+
+
+def listed(column):
+    """A column as a list, whatever it is."""
+    return np.asarray(column).tolist()
 
 
 @pytest.mark.parametrize("sort", SORTS)
-def test_each_sort_of_entry_is_counted_as_what_it_is(sort):
+def test_each_sort_of_entry_is_counted_as_what_it_is(counted, sort):
     """One alone, and a table full of it, which takes the fast way."""
     for pages in (1, 512):
         world = TableWorld()
@@ -77,7 +89,7 @@ def test_each_sort_of_entry_is_counted_as_what_it_is(sort):
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_mappings_of_any_shape_get_what_is_theirs(seed):
+def test_mappings_of_any_shape_get_what_is_theirs(counted, seed):
     """Mappings that share tables, cover many, or lie apart, with pages of every sort, counted one by one as well."""
     dice = random.Random(seed)  # noqa: S311 - repeatable, and no secret
     world = TableWorld()
@@ -97,12 +109,11 @@ def test_mappings_of_any_shape_get_what_is_theirs(seed):
                 expected[name][row] += PAGE
     counts = counted(world, task, spans)
     for name in COUNTED:
-        assert getattr(counts, name).tolist() == expected[name].tolist(), name
+        assert listed(getattr(counts, name)) == expected[name].tolist(), name
     assert counts.unmatched_bytes == 0
-    assert counts.present.tolist() == (expected["rss"] + expected["zero"] + expected["special"]).tolist()
 
 
-def test_huge_pages_are_counted_whole_and_their_zero_page_apart(monkeypatch):
+def test_huge_pages_are_counted_whole_and_their_zero_page_apart(counted, monkeypatch):
     """An entry of a PMD is 2 MiB, one of a PUD 1 GiB; the huge zero page is known by its frame alone."""
     world = TableWorld()
     task = world.process()
@@ -116,15 +127,16 @@ def test_huge_pages_are_counted_whole_and_their_zero_page_apart(monkeypatch):
         "dontneed.observe.tables.counts.read_frame_flags",
         lambda frames: np.array([flags[int(frame)] for frame in frames], np.uint64),
     )
+    monkeypatch.setattr("dontneed.observe.tables.plain_counts.read_flags_of_frame", flags.__getitem__)
     counts = counted(world, task, [(START, START + 4 * MIB2), (START + (1 << 30), START + (2 << 30))])
-    assert counts.rss.tolist() == [2 * MIB2, 1 << 30]
-    assert counts.huge.tolist() == counts.rss.tolist()
-    assert counts.zero.tolist() == [MIB2, 0]
-    assert counts.swapped.tolist() == [MIB2, 0]
-    assert counts.dirty.tolist() == [MIB2, 1 << 30]
+    assert listed(counts.rss) == [2 * MIB2, 1 << 30]
+    assert listed(counts.huge) == listed(counts.rss)
+    assert listed(counts.zero) == [MIB2, 0]
+    assert listed(counts.swapped) == [MIB2, 0]
+    assert listed(counts.dirty) == [MIB2, 1 << 30]
 
 
-def test_pages_in_no_mapping_are_told():
+def test_pages_in_no_mapping_are_told(counted):
     """The table of mappings is older than the page tables."""
     world = TableWorld()
     task = world.process()
@@ -132,11 +144,11 @@ def test_pages_in_no_mapping_are_told():
         world.map(task, START + nth * PAGE)
     world.map(task, START + MIB2, level=1)
     counts = counted(world, task, [(START + 4 * PAGE, START + 6 * PAGE)])
-    assert counts.rss.tolist() == [2 * PAGE]
+    assert listed(counts.rss) == [2 * PAGE]
     assert counts.unmatched_bytes == 510 * PAGE + MIB2
 
 
-def test_a_process_without_mappings_is_counted_too():
+def test_a_process_without_mappings_is_counted_too(counted):
     """Between maps and the tables everything may have come."""
     world = TableWorld()
     task = world.process()

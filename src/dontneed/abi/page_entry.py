@@ -131,6 +131,11 @@ def _not_present(raw: int, version: tuple[int, ...]) -> tuple[str, ...]:
     return ("migration",) if kind == MIGRATION_TYPE else ("swap", f"type {kind}", f"offset {offset}")
 
 
+def frame_of(entry: int) -> int:
+    """The frame of an entry whose page is there; one that allows no access has it inverted, since 4.18."""
+    return ((entry if entry & PRESENT else ~entry) & FRAME_MASK) >> FRAME_SHIFT
+
+
 def level_index(page: int, level: int) -> int:
     """The place of a page's entry in its table of `level` (0: PTE)."""
     return page >> (LEVEL_BITS * level) & ((1 << LEVEL_BITS) - 1)

@@ -234,25 +234,21 @@ def _place() -> str:
     except OSError:  # no id: nothing tells this build from another, so nothing is kept
         return ""
     caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return f"{caches}/dontneed/kernel-{build}.json" if build and os.path.isabs(caches) else ""
+    return f"{caches}/dontneed/kernel-{build}.txt" if build and os.path.isabs(caches) else ""
 
 
 def _read_kept(place: str, members: list[tuple[str, str]], functions: list[str]) -> Layout | None:
-    """What was kept, if it is ours and answers all that is asked."""
-    import json
-
+    """What was kept, if it is ours and answers all that is asked: a line a name, with its number or `-`."""
     try:
         if not _is_ours(os.stat(os.path.dirname(place), follow_symlinks=False), stat.S_ISDIR):
             return None
         with open(os.open(place, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), encoding="ascii") as file:
             if not _is_ours(os.fstat(file.fileno()), stat.S_ISREG):
                 return None
-            kept = json.load(file)
-        offsets = {pair: kept["members"][".".join(pair)] for pair in members}
-        numbers = {name: kept["functions"][name] for name in functions}
-    except (OSError, ValueError, LookupError, TypeError):  # not there, torn, or of another time: BTF has it all
-        return None
-    if not all(value is None or type(value) is int for value in (*offsets.values(), *numbers.values())):
+            kept = dict(line.split() for line in file)
+        offsets = {pair: _number(kept[".".join(pair)]) for pair in members}
+        numbers = {name: _number(kept[name]) for name in functions}
+    except (OSError, ValueError, LookupError):  # not there, torn, or of another time: BTF has it all
         return None
     return Layout(
         {pair: value for pair, value in offsets.items() if value is not None},
@@ -260,14 +256,16 @@ def _read_kept(place: str, members: list[tuple[str, str]], functions: list[str])
     )
 
 
+def _number(word: str) -> int | None:
+    return None if word == "-" else int(word)
+
+
 def _keep(place: str, members: list[tuple[str, str]], functions: list[str], layout: Layout) -> None:
     """Write what was found, whole or not at all; where we may not, the next one looks it up again."""
-    import json
-
     directory = os.path.dirname(place)
-    document = {
-        "members": {".".join(pair): layout.offsets.get(pair) for pair in members},
-        "functions": {name: layout.functions.get(name) for name in functions},
+    found = {
+        **{".".join(pair): layout.offsets.get(pair) for pair in members},
+        **{name: layout.functions.get(name) for name in functions},
     }
     draft = f"{place}.{os.getpid()}"
     try:
@@ -277,7 +275,7 @@ def _keep(place: str, members: list[tuple[str, str]], functions: list[str], layo
         if not _is_ours(os.stat(directory, follow_symlinks=False), stat.S_ISDIR):
             return
         with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as file:
-            json.dump(document, file)
+            file.writelines(f"{name} {'-' if number is None else number}\n" for name, number in found.items())
         os.rename(draft, place)
     except OSError:  # no room, read-only, no home: nothing depends on it
         return

@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import os
 import struct
+from array import array
 from contextlib import ExitStack, contextmanager
 
 from dontneed.abi import bpf as abi
@@ -54,8 +55,8 @@ PAGES_A_CALL = 1024
 TABLE_ENTRIES = PAGE_BYTES // ENTRY_BYTES
 
 _WORD = struct.Struct("<Q")
-_SOME = 64
-"""Pages a call of what is asked for often; a program for these is loaded in a fifth of the time."""
+FEW_PAGES = 64
+"""Pages a call of what is asked for often; a program for these is loaded in a tenth of the time."""
 _FOUR_LEVELS_END = 1 << 48
 """Addresses of user space that end above have five levels of tables."""
 
@@ -83,7 +84,7 @@ class KernelMemory(Closing):
         layout = read_layout(MEMBERS, FUNCTIONS, anew=anew)
         with ExitStack() as held:
             self._held = held
-            self._last = self._some = held.enter_context(_Reader(_SOME))
+            self._last = self._some = held.enter_context(_Reader(FEW_PAGES))
             self._many: _Reader | None = None
             self._tasks = held.enter_context(TaskFinder(layout, self.read_words))
             with ProcessDirectory() as process:
@@ -127,13 +128,17 @@ class KernelMemory(Closing):
         Raises:
             OSError: as bpf(2).
         """
-        self._last = self._some if len(addresses) <= _SOME else self._for_many()
+        self._last = self._some if len(addresses) <= FEW_PAGES else self._for_many()
         return self._last.read(addresses)
 
     def word(self, place: int, address: int) -> int:
         """The word at `address`, whose page was the one at `place` of the last call of `read`."""
         word: int = _WORD.unpack_from(self._last.pages, place * PAGE_BYTES + address % PAGE_BYTES)[0]
         return word
+
+    def pages(self, first: int, last: int) -> memoryview:
+        """What is in the pages at some places of the last call of `read`; the next call writes over it."""
+        return memoryview(self._last.pages)[first * PAGE_BYTES : last * PAGE_BYTES]
 
     def read_words(self, addresses: Sequence[int]) -> list[int]:
         """Words of 64 bits, anywhere.
@@ -153,7 +158,7 @@ class KernelMemory(Closing):
         Returns:
             A row of 512 words for each, where the next call will write; and 0 for each, or else why it was not read.
         """
-        return (self._some if len(addresses) <= _SOME else self._for_many()).read_array(addresses)
+        return (self._some if len(addresses) <= FEW_PAGES else self._for_many()).read_array(addresses)
 
     def _for_many(self) -> _Reader:
         """The reader for `PAGES_A_CALL` pages, from when it is first needed: the verifier takes its time for it."""
@@ -189,10 +194,10 @@ class _Reader(Closing):
         """Read pages; the places of those that cannot be read."""
         answers, count = self._answers, len(addresses)
         answers[0] = count
-        for place, address in enumerate(addresses, 1):
-            answers[place] = address
-        (self._program.run_held if count <= _SOME else self._program.run)()
-        return [place for place, answer in enumerate(answers[1 : count + 1]) if answer]
+        answers[1 : count + 1] = array("Q", addresses)
+        (self._program.run_held if count <= FEW_PAGES else self._program.run)()
+        given = answers[1 : count + 1].tolist()
+        return [place for place, answer in enumerate(given) if answer] if any(given) else []
 
     def read_array(self, addresses: Words) -> tuple[Words, Words]:
         """Read pages, for arrays."""

@@ -10,6 +10,7 @@ Kernel:
 from __future__ import annotations
 
 import os
+import sys
 
 from dontneed.errors import KernelLacks, NotPermitted
 from dontneed.kernel.libc import pread_held
@@ -36,6 +37,19 @@ def read_frame_flags(frames: Words) -> Words:
         NotPermitted: not root. KernelLacks: no such file (CONFIG_PROC_PAGE_MONITOR), or a container hides it.
     """
     return _read_words("/proc/kpageflags", frames)
+
+
+def read_flags_of_frame(frame: int) -> int:
+    """The flags of one frame; 0 beyond the last frame of the machine.
+
+    Raises:
+        As `read_frame_flags`.
+    """
+    fd = _open("/proc/kpageflags")
+    try:
+        return int.from_bytes(os.pread(fd, _WORD_BYTES, frame * _WORD_BYTES), sys.byteorder)
+    finally:
+        os.close(fd)
 
 
 def read_map_counts(frames: Words) -> Words:

@@ -69,6 +69,16 @@ class MapsTable:
     def __len__(self) -> int:
         return self.bounds.shape[1] if _is_set(self, "bounds") else len(self._lines)
 
+    def __bool__(self) -> bool:
+        return bool(self._text.strip()) if _is_set(self, "_text") else bool(self._lines)
+
+    @property
+    def size_bytes(self) -> int:
+        """How many addresses all mappings have together."""
+        if _is_set(self, "bounds"):
+            return int((self.bounds[1] - self.bounds[0]).sum())
+        return sum(self.ends) - sum(self.starts)
+
     def _decode_bounds(self) -> Words:
         import numpy as np
 

@@ -12,7 +12,7 @@ from dontneed.errors import NoAddressSpace, ProcessGone, UsageError
 from dontneed.kernel.maps import MapsTable, read_maps
 from dontneed.kernel.procfs import ProcessDirectory
 from dontneed.kernel.status import Counters, Identity, Moment, read_counters, read_identity, read_moment
-from dontneed.observe.mapping import Mappings, kind_of
+from dontneed.observe.mapping import Kinds, Mappings
 from dontneed.observe.residency import METHODS, count_pages
 from dontneed.observe.stacks.thread_stacks import mark_thread_stacks
 from dontneed.records import Record
@@ -36,6 +36,7 @@ class Total(Record):
     hugetlb_bytes: int
     pss_bytes: int | None = None
     uss_bytes: int | None = None
+    accessed_bytes: int | None = None
     dirty_bytes: int | None = None
 
 
@@ -68,7 +69,7 @@ class AddressSpace(Record):
         total: the sums over all mappings.
         counters: what the kernel counts for the process; total and counters agree when nothing moved.
         drift: how much the process moved while it was read.
-        method: how it was read, as `maps + PAGEMAP_SCAN`.
+        method: how it was read, as `maps + page tables`.
         notes: what could not be seen, and why, in sentences.
         pages: the page map, when asked for.
     """
@@ -124,7 +125,7 @@ def _read(process: ProcessDirectory, method: str, *, smaps: bool, pages: bool) -
     identity = read_identity(process)
     table, counted_by_kernel = _read_mappings(process, identity, smaps=smaps)
     notes: list[str] = []
-    kinds = table.classify(kind_of)
+    kinds = Kinds(table)
     residency = count_pages(process, table, kinds, method=method, smaps=counted_by_kernel, notes=notes)
     page_map = _read_pages(process, table) if pages else None
     counters = read_counters(process)
@@ -159,7 +160,7 @@ def _read_mappings(
         table, counted = read_smaps(process)
     else:
         table, counted = read_maps(process), None
-    if not len(table):
+    if not table:
         raise why_empty(process.pid, identity)
     return table, counted
 
@@ -193,13 +194,14 @@ def _still_there(pid: int, moment: Moment) -> Moment:
 
 def _total(table: MapsTable, counted: Residency, smaps: list[SmapsCounters] | None) -> Total:
     return Total(
-        size_bytes=sum(table.ends) - sum(table.starts),
-        rss_bytes=sum(counted.rss),
-        swap_bytes=sum(counted.swap),
-        huge_bytes=sum(counted.huge) if counted.huge is not None else None,
-        zero_bytes=sum(counted.zero) if counted.zero is not None else None,
+        size_bytes=table.size_bytes,
+        rss_bytes=counted.total("rss") or 0,
+        swap_bytes=counted.total("swap") or 0,
+        huge_bytes=counted.total("huge"),
+        zero_bytes=counted.total("zero"),
         hugetlb_bytes=sum(counted.hugetlb.values()),
         pss_bytes=sum(row.pss_bytes for row in smaps) if smaps is not None else None,
         uss_bytes=sum(row.uss_bytes for row in smaps) if smaps is not None else None,
-        dirty_bytes=sum(row.dirty_bytes for row in smaps) if smaps is not None else None,
+        accessed_bytes=counted.total("accessed"),
+        dirty_bytes=counted.total("dirty"),
     )

@@ -78,6 +78,31 @@ def kind_of(name: str, perms: str) -> str:
     return "special"
 
 
+class Kinds:
+    """The kind of each mapping of a table, by row: found when someone asks, unless it was set before."""
+
+    __slots__ = ("_set", "_table")
+
+    def __init__(self, table: MapsTable) -> None:
+        self._table = table
+        self._set: dict[int, str] = {}
+
+    def __getitem__(self, row: int) -> str:
+        if row in self._set:
+            return self._set[row]
+        perms, _, _, _, name = self._table.words(row)
+        return kind_of(name, perms)
+
+    def __setitem__(self, row: int, kind: str) -> None:
+        self._set[row] = kind
+
+    def __iter__(self) -> Iterator[str]:
+        kinds = self._table.classify(kind_of)
+        for row, kind in self._set.items():
+            kinds[row] = kind
+        return iter(kinds)
+
+
 class Mapping(Record):
     r"""One mapping, as `/proc/PID/maps` prints it, and the memory behind it.
 
@@ -93,6 +118,10 @@ class Mapping(Record):
         huge_bytes: present and mapped by huge-page entries; None where the method cannot tell.
         zero_bytes: present, and only the shared zero page: no memory; None where the method cannot tell.
         hugetlb_bytes: present hugetlb pages, which are outside RSS.
+        accessed_bytes: used by the processor since the kernel last looked (page reclaim, DAMON); None where the method
+            cannot tell.
+        dirty_bytes: written to, by the page tables of this process; with smaps what the kernel calls dirty, which knows
+            of other writers of a shared page too. None where the method cannot tell.
         smaps: the kernel's own counters, when asked for.
     """
 
@@ -109,6 +138,8 @@ class Mapping(Record):
     huge_bytes: int | None
     zero_bytes: int | None
     hugetlb_bytes: int
+    accessed_bytes: int | None = None
+    dirty_bytes: int | None = None
     smaps: SmapsCounters | None = None
 
     __slots__ = ("_look", "_row")  # where a row of a look gets its fields from, when they are asked for
@@ -148,24 +179,15 @@ else:
 class Mappings(_Rows):
     """The mappings of an address space in address order: columns, and a `Mapping` when one is asked for."""
 
-    __slots__ = ("_columns", "_kinds", "_residency", "_table")
+    __slots__ = ("_kinds", "_residency", "_smaps", "_table")
 
     def __init__(
-        self, table: MapsTable, kinds: list[str], residency: Residency, smaps: list[SmapsCounters] | None
+        self, table: MapsTable, kinds: Kinds | list[str], residency: Residency, smaps: list[SmapsCounters] | None
     ) -> None:
         self._table = table
         self._kinds = kinds
         self._residency = residency
-        self._columns: dict[str, Sequence[Any] | None] = {
-            "start": table.starts,
-            "end": table.ends,
-            "kind": kinds,
-            "rss_bytes": residency.rss,
-            "swap_bytes": residency.swap,
-            "huge_bytes": residency.huge,
-            "zero_bytes": residency.zero,
-            "smaps": smaps,
-        }
+        self._smaps = smaps
 
     def __len__(self) -> int:
         return len(self._table)
@@ -200,14 +222,19 @@ class Mappings(_Rows):
             for name, word in zip(_WORDS, self._table.words(row), strict=True):
                 _store(mapping, name, word)
             return getattr(mapping, field)
-        value: Any
-        if field == "hugetlb_bytes":
-            value = self._residency.hugetlb.get(row, 0)
-        else:
-            column = self._columns[field]
-            value = None if column is None else column[row]
+        value = self._residency.hugetlb.get(row, 0) if field == "hugetlb_bytes" else self._value(row, field)
         _store(mapping, field, value)
         return value
+
+    def _value(self, row: int, field: str) -> Any:
+        column: Any
+        if field in ("start", "end"):
+            column = getattr(self._table, f"{field}s")
+        elif field in ("kind", "smaps"):
+            column = self._kinds if field == "kind" else self._smaps
+        else:
+            column = getattr(self._residency, field.removesuffix("_bytes"))
+        return None if column is None else column[row]
 
     @property
     def sizes(self) -> list[int]:
@@ -227,4 +254,4 @@ class Mappings(_Rows):
     @property
     def kinds(self) -> list[str]:
         """Kind of each mapping; a column."""
-        return self._kinds
+        return list(self._kinds)

@@ -1,30 +1,42 @@
-"""How many bytes of every mapping are present, swapped, huge, zero: counted from the page map.
+"""How many bytes of every mapping are present, accessed, dirty, swapped, huge, zero.
 
-Three ways, in the order in which `count_pages` tries them: PAGEMAP_SCAN (6.7+), the entries of pagemap, and the
-kernel's own count in smaps. They agree; the first is the fastest and the most courteous, the last can stall its target.
+Four ways, in the order in which `count_pages` tries them: the page tables themselves (root), PAGEMAP_SCAN (6.7+), the
+entries of pagemap, and the kernel's own count in smaps. They agree; the first is the fastest, takes no lock of the
+target and tells the most, the second is courteous, the last can stall its target.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from bisect import bisect_right
 
 from dontneed.abi import pagemap as abi
-from dontneed.errors import KernelLacks, NotPermitted
+from dontneed.errors import KernelLacks, NotPermitted, TargetRefused
+from dontneed.kernel.capabilities import read_privileges
 from dontneed.kernel.pagemap import read_entries, scan_categories, scan_pages
 from dontneed.kernel.procmap import read_mappings_at
-from dontneed.units import GIB, MIB, PAGE_BYTES
+from dontneed.units import GIB, MIB, PAGE_BYTES, format_bytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from array import array
     from collections.abc import Iterator
+    from typing import Any, Protocol
 
     from dontneed.kernel.maps import MapsTable
     from dontneed.kernel.procfs import ProcessDirectory
     from dontneed.kernel.smaps import SmapsCounters
 
-METHODS = ("auto", "PAGEMAP_SCAN", "pagemap", "smaps")
+    class Kinds(Protocol):
+        """The kind of each mapping, by row."""
+
+        def __getitem__(self, row: int) -> str: ...
+        def __setitem__(self, row: int, kind: str) -> None: ...
+        def __iter__(self) -> Iterator[str]: ...
+
+
+METHODS = ("auto", "page tables", "PAGEMAP_SCAN", "pagemap", "smaps")
 """Ways to count pages; `auto` takes the first that this kernel and the process allow, and says which."""
 
 USER_SPACE_END = 1 << 56
@@ -42,35 +54,73 @@ _APART = frozenset(("hugetlb", "vvar", "device", "file", "shared memory"))
 _STATES = abi.IS_PRESENT | abi.IS_SWAPPED | abi.IS_ZERO | abi.IS_GUARD
 
 
+_COLUMNS = ("rss", "accessed", "dirty", "huge", "zero", "swap")
+
+
 class Residency:
     """Bytes per mapping, by row of a `MapsTable`.
 
     Attributes:
-        method: `PAGEMAP_SCAN`, `pagemap` or `smaps`.
-        rss, swap, huge, zero: bytes, one integer a mapping; `huge` and `zero` are None where the method cannot tell.
+        method: one of `METHODS`, besides `auto`.
+        rss, swap, huge, zero, accessed, dirty: bytes, one integer a mapping; all but the first two are None where the
+            method cannot tell.
         hugetlb: bytes by row, for the few mappings that are hugetlb.
         unmatched_bytes: pages that belong to no mapping of the table: mapped after it was read.
     """
 
-    __slots__ = ("huge", "hugetlb", "method", "rss", "swap", "unmatched_bytes", "zero")
+    __slots__ = (*_COLUMNS, "_arrays", "hugetlb", "method", "unmatched_bytes")
 
+    rss: list[int]
+    swap: list[int]
     huge: list[int] | None
     zero: list[int] | None
+    accessed: list[int] | None
+    dirty: list[int] | None
 
-    def __init__(self, method: str, mappings: int) -> None:
+    def __init__(self, method: str, mappings: int, arrays: dict[str, Any] | None = None) -> None:
         self.method = method
-        self.rss = [0] * mappings
-        self.swap = [0] * mappings
-        self.huge = [0] * mappings
-        self.zero = [0] * mappings
+        self._arrays = arrays or {}
+        for column in _COLUMNS:
+            if column not in self._arrays:
+                setattr(self, column, None if column in ("accessed", "dirty") else [0] * mappings)
         self.hugetlb: dict[int, int] = {}
         self.unmatched_bytes = 0
+
+    def __getattr__(self, column: str) -> list[int]:
+        """A column that is an array still: made a list when someone asks for it."""
+        if column not in _COLUMNS:
+            msg = f"a Residency has no {column}"
+            raise AttributeError(msg)
+        values: list[int] = self._arrays.pop(column).tolist()
+        setattr(self, column, values)
+        return values
+
+    def total(self, column: str) -> int | None:
+        """The sum of a column; None where the method cannot tell."""
+        if column in self._arrays:
+            return int(self._arrays[column].sum())
+        values = getattr(self, column)
+        return None if values is None else sum(values)
+
+    def rows_with(self, column: str) -> list[int]:
+        """The mappings that have anything in a column."""
+        if column in self._arrays:
+            return [int(row) for row in self._arrays[column].nonzero()[0]]
+        return [row for row, size in enumerate(getattr(self, column) or ()) if size]
+
+    def set_apart(self, row: int) -> None:
+        """Count a mapping as hugetlb: its pages are outside RSS."""
+        self.hugetlb[row] = self.rss[row]
+        for column in ("rss", "huge", "accessed", "dirty"):
+            values = getattr(self, column)
+            if values is not None:
+                values[row] = 0
 
 
 def count_pages(
     process: ProcessDirectory,
     table: MapsTable,
-    kinds: list[str],
+    kinds: Kinds,
     *,
     method: str,
     smaps: list[SmapsCounters] | None,
@@ -81,14 +131,18 @@ def count_pages(
     Args:
         process: whose they are.
         table: its mappings.
-        kinds: the kind of each; a mapping that turns out to be hugetlb is renamed.
+        kinds: the kind of each, by row; a mapping that turns out to be hugetlb is renamed.
         method: one of `METHODS`.
         smaps: the kernel's own counters, if they were read: then they are what is reported, and zero pages are added.
         notes: what could not be seen is appended, in sentences.
     Raises:
         NotPermitted, KernelLacks: the method asked for is not there; `auto` goes on to the next.
     """
-    counted = None if method == "smaps" else _count_by_pagemap(process, table, kinds, method, notes)
+    counted = None
+    if method in ("auto", "page tables"):
+        counted = _count_by_tables(process, table, kinds, notes, required=method != "auto")
+    if counted is None and method != "smaps":
+        counted = _count_by_pagemap(process, table, kinds, method, notes)
     if smaps is None and counted is not None:
         if counted.method == "pagemap":
             notes.append("counted from pagemap entries: huge pages are not told apart, zero pages count as resident")
@@ -104,13 +158,69 @@ def count_pages(
     for row in by_kernel.hugetlb:
         kinds[row] = "hugetlb"
     if counted is not None and counted.zero is not None:
-        by_kernel.zero = counted.zero
+        by_kernel.zero, by_kernel.accessed = counted.zero, counted.accessed
         by_kernel.method = counted.method
     return by_kernel
 
 
+def _count_by_tables(
+    process: ProcessDirectory, table: MapsTable, kinds: Kinds, notes: list[str], *, required: bool
+) -> Residency | None:
+    """Count from the page tables; None where that is not to be had, and not required.
+
+    Nobody but root may, so nobody else tries, and whoever was refused once is not asked again.
+    """
+    if not required and not _may_read_tables():
+        return None
+    try:
+        counted = count_by_tables(process, table, notes)
+    except (NotPermitted, KernelLacks, TargetRefused) as error:
+        if required:
+            raise
+        if not isinstance(error, TargetRefused):
+            _refused.append(error)
+        return None
+    doubtful = [row for row in counted.rows_with("huge") if kinds[row] in _APART]
+    hugetlb = [row for row in doubtful if kinds[row] == "hugetlb"]
+    for row in (*hugetlb, *_hugetlb_among(process, table, [row for row in doubtful if kinds[row] != "hugetlb"])):
+        kinds[row] = "hugetlb"
+        counted.set_apart(row)
+    return counted
+
+
+_refused: list[Exception] = []
+"""Why this process cannot read page tables, once it knows."""
+
+
+def _may_read_tables() -> bool:
+    return not _refused and read_privileges().holds("CAP_SYS_ADMIN")
+
+
+def count_by_tables(process: ProcessDirectory, table: MapsTable, notes: list[str]) -> Residency:
+    """Count from the page tables, with numpy where it is loaded already; hugetlb pages count as huge ones here.
+
+    Raises:
+        As `observe.tables.page_tables.walk`.
+    """
+    from dontneed.observe.tables.page_tables import dump, dump_plainly
+
+    counts = dump(process, table) if "numpy" in sys.modules else dump_plainly(process, table)
+    columns = {column: getattr(counts, "swapped" if column == "swap" else column) for column in _COLUMNS}
+    if isinstance(counts.rss, list):
+        counted = Residency("page tables", 0)
+        for column, values in columns.items():
+            setattr(counted, column, values)
+    else:
+        counted = Residency("page tables", 0, columns)
+    counted.unmatched_bytes = counts.unmatched_bytes
+    notes += counts.notes
+    if counts.unsettled_bytes:
+        notes.append(f"{format_bytes(counts.unsettled_bytes)} of addresses changed each time their tables were read")
+    return counted
+
+
 def _count_by_pagemap(
-    process: ProcessDirectory, table: MapsTable, kinds: list[str], method: str, notes: list[str]
+    process: ProcessDirectory, table: MapsTable, kinds: Kinds, method: str, notes: list[str]
 ) -> Residency | None:
     try:
         fd = process.open("pagemap")
@@ -136,7 +246,7 @@ def _count_by_pagemap(
         os.close(fd)
 
 
-def _set_apart(process: ProcessDirectory, fd: int, table: MapsTable, kinds: list[str], counted: Residency) -> None:
+def _set_apart(process: ProcessDirectory, fd: int, table: MapsTable, kinds: Kinds, counted: Residency) -> None:
     """Take out of RSS what the kernel does not count there: hugetlb pages, and frames without page structures."""
     hugetlb = []
     doubtful = []
@@ -153,10 +263,7 @@ def _set_apart(process: ProcessDirectory, fd: int, table: MapsTable, kinds: list
             doubtful.append(row)
     for row in (*hugetlb, *_hugetlb_among(process, table, doubtful)):
         kinds[row] = "hugetlb"
-        counted.hugetlb[row] = counted.rss[row]
-        counted.rss[row] = 0
-        if counted.huge is not None:
-            counted.huge[row] = 0
+        counted.set_apart(row)
 
 
 def _hugetlb_among(process: ProcessDirectory, table: MapsTable, rows: list[int]) -> list[int]:
@@ -217,6 +324,7 @@ def count_by_smaps(smaps: list[SmapsCounters]) -> Residency:
     counted.rss = [counters.rss_bytes for counters in smaps]
     counted.swap = [counters.swap_bytes for counters in smaps]
     counted.huge = [counters.huge_bytes for counters in smaps]
+    counted.dirty = [counters.dirty_bytes for counters in smaps]
     counted.hugetlb = {row: counters.hugetlb_bytes for row, counters in enumerate(smaps) if counters.hugetlb_bytes}
     return counted
 

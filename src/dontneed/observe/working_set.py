@@ -10,10 +10,10 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack
 
-from dontneed.errors import KernelLacks, NotPermitted, TargetRefused, UsageError
+from dontneed.errors import KernelLacks, NotPermitted, ProcessGone, TargetRefused, UsageError
 from dontneed.kernel.clear_refs import clear_accessed
 from dontneed.kernel.procfs import ProcessDirectory
-from dontneed.kernel.status import read_identity
+from dontneed.kernel.status import read_identity, read_moment
 from dontneed.observe.address_space import look
 from dontneed.records import Record
 from dontneed.units import format_bytes
@@ -297,8 +297,7 @@ class _Readings:
         for tables in reader:
             self.changes.add(tables)
         if reader.gone:
-            self._process.read("statm")  # which says so itself, if the process has ended
-            raise _replaced(self._process.pid)
+            raise why_gone(self._process)
         self.changes.end()
         self._unsettled_bytes = max(self._unsettled_bytes, sum(end - start for _, start, end in reader.unsettled))
         self.count += 1
@@ -325,7 +324,7 @@ def _by_smaps(
     watched = time.monotonic() - began
     space, after = look(process.pid, smaps=True), read_identity(process)
     if _read_program(process) != program:
-        raise _replaced(process.pid)
+        raise why_gone(process)
     reading = _READING_SMAPS if why is None else f"{_READING_SMAPS}; {why.in_words}"
     return WorkingSet(
         pid=process.pid,
@@ -391,5 +390,12 @@ def faults_between(before: Identity, after: Identity) -> dict[str, int]:
     }
 
 
-def _replaced(pid: int) -> TargetRefused:
-    return TargetRefused(f"process {pid} replaced its program while it was watched", hint="try again")
+def why_gone(process: ProcessDirectory) -> DontneedError:
+    """The error for a process whose memory is not any more what it was."""
+    try:
+        ended = not read_moment(process).size_bytes
+    except ProcessGone:
+        ended = True
+    if ended:
+        return ProcessGone(f"process {process.pid} ended while it was watched")
+    return TargetRefused(f"process {process.pid} replaced its program while it was watched", hint="try again")

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from dontneed.observe.difference import Difference
 
 SCHEMA = 1
+_SINCE_TABLES = ("accessed_bytes", "dirty_bytes")
+"""Fields of a mapping that looks saved by 0.1 do not have."""
 
 
 def format_json(document: dict[str, Any]) -> str:
@@ -97,7 +99,8 @@ def _parsed_mapping(row: dict[str, Any]) -> Mapping:
     if "pss_bytes" in row:
         counted = {field: row[field] for field in SmapsCounters._fields}
         smaps = SmapsCounters(**{**counted, "flags": tuple(row["flags"])})
-    fields = {field: row[field] for field in Mapping._fields if field != "smaps"}
+    fields = {field: row[field] for field in Mapping._fields if field not in ("smaps", *_SINCE_TABLES)}
+    fields.update((field, row.get(field)) for field in _SINCE_TABLES)
     return Mapping(**fields, smaps=smaps)
 
 

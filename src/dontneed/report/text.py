@@ -163,12 +163,13 @@ def _optional_columns(mappings: Sequence[Mapping]) -> list[tuple[str, list[int]]
         ("HUGE", [mapping.huge_bytes or 0 for mapping in mappings]),
         ("ZERO", [mapping.zero_bytes or 0 for mapping in mappings]),
         ("HUGETLB", [mapping.hugetlb_bytes for mapping in mappings]),
+        ("ACCESSED", [mapping.accessed_bytes or 0 for mapping in mappings]),
+        ("DIRTY", [mapping.dirty_bytes or 0 for mapping in mappings]),
     ]
     smaps = [mapping.smaps for mapping in mappings if mapping.smaps]
     if smaps:
         columns += [
             ("PSS", [counters.pss_bytes for counters in smaps]),
-            ("DIRTY", [counters.dirty_bytes for counters in smaps]),
             ("REFERENCED", [counters.referenced_bytes for counters in smaps]),
             ("LAZY", [counters.lazyfree_bytes for counters in smaps]),
             ("LOCKED", [counters.locked_bytes for counters in smaps]),

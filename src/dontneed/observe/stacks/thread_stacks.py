@@ -10,9 +10,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from dontneed.kernel.maps import MapsTable
     from dontneed.kernel.procfs import ProcessDirectory
+    from dontneed.observe.mapping import Kinds
 
 
-def mark_thread_stacks(process: ProcessDirectory, table: MapsTable, kinds: list[str], notes: list[str]) -> None:
+def mark_thread_stacks(process: ProcessDirectory, table: MapsTable, kinds: Kinds | list[str], notes: list[str]) -> None:
     """Rename the anonymous mappings that a thread's stack pointer lies in.
 
     Args:

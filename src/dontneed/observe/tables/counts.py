@@ -1,7 +1,7 @@
 """How many pages of each mapping are present, accessed, dirty, huge, zero, swapped: counted from page-table entries.
 
-Most last-level tables hold 512 entries alike, but for their frames: the AND and the OR of a table tell, and only tables
-of other kinds, or with a mapping's edge in them, are counted entry by entry.
+Most last-level tables are full, with entries alike but for their frames: the AND and the OR of a table tell, and only
+tables of other kinds, or with a mapping's edge in them, are counted entry by entry.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dontneed.abi import page_entry as abi
 from dontneed.abi.kpageflags import ZERO_PAGE
 from dontneed.errors import KernelLacks, NotPermitted
 from dontneed.kernel.kpage import read_frame_flags
+from dontneed.observe.tables.branches import LastTables, UpperEntries
 from dontneed.units import HUGE_PAGE_BYTES, PAGE_BYTES
 
 TYPE_CHECKING = False
@@ -18,15 +19,12 @@ if TYPE_CHECKING:
 
     from dontneed.kernel.maps import MapsTable
     from dontneed.kernel.pagemap import Words
-    from dontneed.observe.tables.reader import Tables
 
 _TABLE_PAGES = HUGE_PAGE_BYTES // PAGE_BYTES
 _QUARTERS = 48
 """Bits below the highest quarter of an entry."""
 _KIND_SHIFT = abi.KIND_SHIFT - _QUARTERS
 _ANY_DIRTY = abi.DIRTY | abi.SAVED_DIRTY
-_ALIKE = abi.ACCESSED | _ANY_DIRTY
-"""Of which a table has all or none, where it is counted at one go."""
 
 COUNTED = ("rss", "accessed", "dirty", "huge", "zero", "special", "swapped")
 
@@ -60,55 +58,69 @@ class TableCounts:
     def __init__(self, table: MapsTable, zero_frame: int) -> None:
         import numpy as np
 
-        self._starts = np.array(table.starts, np.uint64)
-        self._ends = np.array(table.ends, np.uint64)
+        self._starts, self._ends = table.bounds
         self._zero_frame = zero_frame
         self.notes: list[str] = []
         self.unmatched_bytes = 0
         self.unsettled_bytes = 0
         for name in COUNTED:
-            setattr(self, name, np.zeros(len(table), np.int64))
+            setattr(self, name, np.zeros(len(self._starts), np.int64))
 
     @property
     def present(self) -> Any:
         """All that a touch finds without a fault: RSS, zero pages and special ones."""
         return self.rss + self.zero + self.special
 
-    def add(self, tables: Tables) -> None:
-        """Count tables as a `TableReader` gives them, of one process."""
-        if tables.level:
-            self._add_huge(tables)
+    def add(self, branch: LastTables | UpperEntries) -> None:
+        """Count what a `BranchReader` read together."""
+        import numpy as np
+
+        addresses = np.array(branch.addresses, np.uint64)
+        if isinstance(branch, LastTables):
+            self._add_last(addresses, np.frombuffer(branch.pages, np.uint64).reshape(-1, _TABLE_PAGES))
         else:
-            self._add_small(tables.addresses, tables.entries)
+            self._add_upper(branch.page_bytes, addresses, np.array(branch.entries, np.uint64))
 
     # Last-level tables
 
-    def _add_small(self, addresses: Words, entries: Words) -> None:
+    def _add_last(self, addresses: Words, entries: Words) -> None:
         import numpy as np
 
-        bitwise_and, bitwise_or = _untyped(np.bitwise_and), _untyped(np.bitwise_or)
-        all_have: Words = bitwise_and.reduce(entries, axis=1)
-        some_have: Words = bitwise_or.reduce(entries, axis=1)
+        low = _lowest_quarters(entries)
+        all_have, some_have = _and_or(low)
         rows, inside = self._rows(addresses, HUGE_PAGE_BYTES)
-        alike = inside & (all_have & np.uint64(abi.PRESENT) != 0) & (some_have & np.uint64(abi.SPECIAL) == 0)
-        alike &= (all_have ^ some_have) & np.uint64(_ALIKE) == 0
-        self._add_bytes("rss", rows[alike], HUGE_PAGE_BYTES)
-        for name, bits in (("accessed", abi.ACCESSED), ("dirty", _ANY_DIRTY)):
-            self._add_bytes(name, rows[alike & (some_have & np.uint64(bits) != 0)], HUGE_PAGE_BYTES)
-        others = ~alike & (some_have != 0)
+        full = inside & (all_have & np.uint16(abi.PRESENT) != 0) & (some_have & np.uint16(abi.SPECIAL) == 0)
+        full &= (all_have ^ some_have) & np.uint16(abi.DIRTY) == 0
+        clean = full & (some_have & np.uint16(abi.DIRTY) == 0)
+        if clean.any():  # which may have been dirty, and still say so in the highest quarter
+            highest = _and_or(entries[clean].view(np.uint16)[:, 3::4])
+            full[clean] = highest[1] & np.uint16(abi.SAVED_DIRTY >> _QUARTERS) == 0
+        self._add_bytes("rss", rows[full], HUGE_PAGE_BYTES)
+        self._add_bytes("dirty", rows[full & ~clean], HUGE_PAGE_BYTES)
+        self._add_accessed(rows, low, full, all_have, some_have)
+        others = ~full
+        bare = others & (some_have == 0)
+        others[bare] = entries[bare].any(axis=1)
         whole, cut = others & inside, others & ~inside
         if whole.any():
             self._add_whole(rows[whole], entries[whole])
         if cut.any():
             self._add_each(addresses[cut], entries[cut])
 
-    def _add_whole(self, rows: Any, entries: Words) -> None:
-        """Tables that lie in one mapping each."""
+    def _add_accessed(self, rows: Any, low: Any, full: Any, all_have: Any, some_have: Any) -> None:
+        """Which pages of full tables were accessed: mostly all or none, if nobody clears that bit (DAMON does)."""
         import numpy as np
 
+        accessed = np.uint16(abi.ACCESSED)
+        self._add_bytes("accessed", rows[full & (all_have & accessed != 0)], HUGE_PAGE_BYTES)
+        mixed = full & ((all_have ^ some_have) & accessed != 0)
+        if mixed.any():
+            self._add_counts("accessed", rows[mixed], _counts_by_table(low[mixed] & accessed != 0))
+
+    def _add_whole(self, rows: Any, entries: Words) -> None:
+        """Tables that lie in one mapping each."""
         for name, mask in self._masks(entries).items():
-            counts = np.bincount(rows, _counts_by_table(mask), minlength=len(self._starts))
-            getattr(self, name)[:] += counts.astype(np.int64) * PAGE_BYTES
+            self._add_counts(name, rows, _counts_by_table(mask))
 
     def _add_each(self, addresses: Words, entries: Words) -> None:
         """Tables with an edge in them, by mapping."""
@@ -133,8 +145,7 @@ class TableCounts:
         """
         import numpy as np
 
-        quarters = entries.view(np.uint16)
-        low, high = np.ascontiguousarray(quarters[:, ::4]), np.ascontiguousarray(quarters[:, 3::4])
+        low, high = _lowest_quarters(entries), np.ascontiguousarray(entries.view(np.uint16)[:, 3::4])
         is_present = low & np.uint16(abi.PRESENT | abi.PROT_NONE) != 0
         special = low & np.uint16(abi.SPECIAL) != 0
         special &= is_present
@@ -154,13 +165,9 @@ class TableCounts:
 
     # Upper tables
 
-    def _add_huge(self, tables: Tables) -> None:
+    def _add_upper(self, size: int, addresses: Words, entries: Words) -> None:
         import numpy as np
 
-        rows, columns = tables.entries.nonzero()
-        entries = tables.entries[rows, columns]
-        size = tables.page_bytes
-        addresses = tables.addresses[rows] + columns.astype(np.uint64) * np.uint64(size)
         mappings, inside = self._rows(addresses, size)
         present = entries & np.uint64(abi.PRESENT | abi.PROT_NONE | abi.HUGE) != 0
         self.unmatched_bytes += int(np.count_nonzero(present & ~inside)) * size
@@ -169,7 +176,9 @@ class TableCounts:
         present &= inside
         zero = present & self._huge_zero(entries, present)
         self._add_bytes("zero", mappings[zero], size)
-        rss = present & ~zero
+        special = present & ~zero & (entries & np.uint64(abi.SPECIAL) != 0)
+        self._add_bytes("special", mappings[special], size)
+        rss = present & ~zero & ~special
         for name, bits in (("rss", 0), ("huge", 0), ("accessed", abi.ACCESSED), ("dirty", _ANY_DIRTY)):
             chosen = rss & (entries & np.uint64(bits) != 0) if bits else rss
             self._add_bytes(name, mappings[chosen], size)
@@ -210,10 +219,27 @@ class TableCounts:
         if len(rows):
             getattr(self, name)[:] += np.bincount(rows, minlength=len(self._starts)) * size
 
+    def _add_counts(self, name: str, rows: Any, pages: Any) -> None:
+        import numpy as np
 
-def _untyped(function: Any) -> Any:
-    """A function of numpy's whose stubs disagree between its versions."""
-    return function
+        counts = np.bincount(rows, pages, minlength=len(self._starts))
+        getattr(self, name)[:] += counts.astype(np.int64) * PAGE_BYTES
+
+
+def _lowest_quarters(entries: Words) -> Any:
+    """The lowest 16 bits of all entries, side by side: nearly all flags, and a quarter to look through."""
+    import numpy as np
+
+    return entries.astype(np.uint16)
+
+
+def _and_or(quarters: Any) -> tuple[Any, Any]:
+    """What all entries of each table have in common, and what any of them has."""
+    import numpy as np
+
+    bitwise_and: Any = np.bitwise_and  # the stubs of numpy's versions disagree about `reduce`
+    bitwise_or: Any = np.bitwise_or
+    return bitwise_and.reduce(quarters, axis=1), bitwise_or.reduce(quarters, axis=1)
 
 
 def _counts_by_table(mask: Any) -> Any:

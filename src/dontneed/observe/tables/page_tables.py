@@ -29,8 +29,9 @@ from dontneed.abi.page_entry import FRAME_MASK, HUGE, LEVEL_BITS, PRESENT, level
 from dontneed.abi.page_walk import WalkedEntry, decode_path, is_last
 from dontneed.abi.pagemap import ENTRY_BYTES
 from dontneed.errors import DontneedError, ProcessGone, TargetRefused, UsageError, WrongType
-from dontneed.kernel.kernel_memory import kernel_memory
+from dontneed.kernel.kernel_memory import FEW_PAGES, PAGES_A_CALL, kernel_memory
 from dontneed.kernel.procfs import ProcessDirectory
+from dontneed.observe.tables.branches import BranchReader
 from dontneed.records import Record
 from dontneed.units import PAGE_BYTES
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from dontneed.kernel.maps import MapsTable
     from dontneed.kernel.tasks import Task
     from dontneed.observe.tables.counts import TableCounts
+    from dontneed.observe.tables.plain_counts import PlainCounts
 
 _TRIES = 16
 _POINTER = FRAME_MASK | PRESENT | HUGE
@@ -134,17 +136,30 @@ def dump(process: ProcessDirectory, table: MapsTable, memory: KernelMemory | Non
         As `walk`.
     """
     from dontneed.observe.tables.counts import TableCounts
-    from dontneed.observe.tables.reader import TableReader
 
     with kernel_memory() if memory is None else nullcontext(memory) as way:
         counts = TableCounts(table, way.zero_frame)
-        reader = TableReader(way, [way.task(process)])
-        for tables in reader:
-            counts.add(tables)
+        _count(process, way, counts, PAGES_A_CALL)
+        return counts
+
+
+def dump_plainly(process: ProcessDirectory, table: MapsTable) -> PlainCounts:
+    """`dump` without numpy: the same counts in lists, sooner than numpy is imported and later than it would be."""
+    from dontneed.observe.tables.plain_counts import PlainCounts
+
+    with kernel_memory() as memory:
+        counts = PlainCounts(table, memory.zero_frame)
+        _count(process, memory, counts, FEW_PAGES)
+        return counts
+
+
+def _count(process: ProcessDirectory, memory: KernelMemory, counts: TableCounts | PlainCounts, most_pages: int) -> None:
+    reader = BranchReader(memory, memory.task(process), most_pages)
+    for branch in reader:
+        counts.add(branch)
     if reader.gone:
         raise _gone(process)
-    counts.unsettled_bytes = sum(end - start for _, start, end in reader.unsettled)
-    return counts
+    counts.unsettled_bytes = sum(end - start for start, end in reader.unsettled)
 
 
 def _checked_page(address: int, levels: int) -> int:
