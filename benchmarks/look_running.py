@@ -30,8 +30,8 @@ PMAP, PSUTIL = "pmap -x", "psutil memory_maps(grouped=False)"
 def run(options: Options) -> list[Comparison]:
     """Look at each process by each means."""
     held = options.held
-    many_mappings = {PMAP: at_least_times(3), PSUTIL: at_least_times(10)}
-    many_pages = {PMAP: at_least_times(2), PSUTIL: at_least_times(2)}
+    many_mappings = {PMAP: at_least_times(20), PSUTIL: at_least_times(10)}
+    many_pages = {PMAP: at_least_times(8), PSUTIL: at_least_times(2)}
     return [
         *_compare(options, held.pid("mappings", options.mappings), many_mappings),
         *_compare(options, held.pid("pages", options.resident_bytes), many_pages),

@@ -109,7 +109,8 @@ def look(pid: int | None = None, pages: bool = False, *, smaps: bool = False, me
         NotPermitted: the process belongs to someone else.
         KernelLacks: the method asked for is not there.
     Kernel:
-        /proc/PID/maps, pagemap (PAGEMAP_SCAN since 6.7, its entries before), smaps, status, stat, statm; proc(5).
+        The page tables (root, since 5.14, x86-64; bpf(2)); /proc/PID/maps, pagemap (PAGEMAP_SCAN since 6.7, its entries
+        before), smaps, status, stat, statm; proc(5).
     """
     if method not in METHODS:
         msg = f"there is no method {method!r} to count pages"
