@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from dontneed.observe.holders.shares import Shares
 
 _ROUNDS = 3
+_TRIES = 10
+"""To follow the list of all processes to its end, in some milliseconds in which none may end."""
 
 
 class AllTables:
@@ -97,7 +99,7 @@ class AllTables:
     def _enlist_strangers(self) -> None:
         """Those that /proc does not show, or says too little of: they share pages with the others."""
         known = {task.mm for task in self._tasks}
-        for _ in range(_ROUNDS):
+        for _ in range(_TRIES):
             try:
                 everyone = self._memory.everyone()
             except DontneedError:  # it changed under us

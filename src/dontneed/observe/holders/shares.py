@@ -213,7 +213,10 @@ def _distinct(*numbers: Any) -> list[int]:
     """The numbers there are, of many that are alike and none that is large."""
     import numpy as np
 
-    there = np.zeros(1 + max(int(each.max(initial=0)) for each in numbers), np.bool_)
+    last = max(int(each.max(initial=0)) for each in numbers)
+    if not last:
+        return [0]
+    there = np.zeros(last + 1, np.bool_)
     for each in numbers:
         there[each] = True
     found: list[int] = np.flatnonzero(there).tolist()

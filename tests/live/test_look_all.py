@@ -1,0 +1,412 @@
+"""`look_all` on this machine: who is in the table, who is not, what is said of that, and processes that move."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import dontneed
+from dontneed.errors import KernelLacks, NotPermitted, UsageError
+from dontneed.kernel.kernel_memory import kernel_memory
+from dontneed.observe.holders.holder import SORT_KEYS
+from dontneed.observe.holders.look_all import METHODS, ROLLUP, STATUS, TABLES
+
+PATIENCE_SECONDS = 60
+MIB = 1 << 20
+HELD = """if True:
+    import mmap
+    held = mmap.mmap(-1, 3 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    held[:] = b"x" * len(held)
+"""
+
+
+def by_tables(test):
+    """Mark a test that reads page tables."""
+    for name in ("kernel memory", "BTF"):
+        test = pytest.mark.needs_feature(name)(test)
+    return pytest.mark.needs_root(test)
+
+
+def holder_of(pid, method="auto"):
+    """What a process holds; None if it is not in the table."""
+    return next((holder for holder in dontneed.look_all(method).processes if holder.pid == pid), None)
+
+
+def comes_true(condition):
+    """Whether something becomes true before patience ends."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.002)
+    return True
+
+
+def plausible(holders):
+    """Every sum is one, and every share a share."""
+    for holder in holders.processes:
+        assert holder.rss_bytes >= 0
+        if holder.pss_bytes is not None:
+            assert 0 <= holder.uss_bytes <= holder.pss_bytes + 1 <= holder.rss_bytes + 1, holder
+    alone = [holder for holder in holders.processes if holder.same_as is None]
+    assert holders.total.rss_bytes == sum(holder.rss_bytes for holder in alone)
+    assert holders.total.processes == len(holders.processes)
+    return True
+
+
+# Who is in the table
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_process_is_in_the_table_with_what_it_holds(child, method, request):
+    """By each way that there is; its own memory is its own."""
+    if method == TABLES:
+        for mark in (pytest.mark.needs_root, pytest.mark.needs_feature("kernel memory")):
+            request.node.add_marker(mark)
+        if os.geteuid():
+            pytest.skip("needs root")
+    pid = child(HELD).pid
+    holders = dontneed.look_all(method)
+    assert plausible(holders)
+    holder = next(each for each in holders.processes if each.pid == pid)
+    counters = dontneed.look(pid).counters
+    assert holder.rss_bytes == counters.rss_bytes
+    assert holder.page_table_bytes == counters.page_table_bytes
+    assert holder.command.startswith("python")
+    if method == STATUS:
+        assert (holder.uss_bytes, holder.pss_bytes) == (None, None)
+    else:
+        assert 3 * MIB < holder.uss_bytes < holder.pss_bytes < holder.rss_bytes
+    if method != "auto":
+        assert holder.method == method
+
+
+def test_we_are_in_the_table_ourselves():
+    """As ps and smem are in theirs."""
+    assert holder_of(os.getpid()).rss_bytes > MIB
+
+
+def test_neither_kernel_threads_nor_zombies_are_in_the_table():
+    """They have no memory."""
+    with subprocess.Popen(["true"]) as ended:
+        assert comes_true(lambda: b") Z " in Path(f"/proc/{ended.pid}/stat").read_bytes())
+        pids = {holder.pid for holder in dontneed.look_all().processes}
+    assert {2, ended.pid} & pids == set()
+
+
+def test_a_process_whose_first_thread_has_ended_is_in_the_table():
+    """It has a zombie's number, and all its memory."""
+    code = (
+        HELD
+        + """    import ctypes, threading
+    libc = ctypes.CDLL(None)
+    threading.Thread(target=pause).start()
+    threading.Thread(target=os.read, args=(0, 1)).start()
+    SYS_exit = 60
+    libc.syscall(SYS_exit, 0)
+"""
+    )
+    started = subprocess.Popen(
+        [sys.executable, "-c", f"import os\ndef pause(): os.read(0, 1)\nexec({code!r})"], stdin=subprocess.PIPE
+    )
+    try:
+        assert comes_true(lambda: b") Z " in Path(f"/proc/{started.pid}/stat").read_bytes())
+        for method in ("auto", ROLLUP, STATUS):
+            assert holder_of(started.pid, method).rss_bytes > 3 * MIB
+    finally:
+        started.kill()
+        started.communicate()
+
+
+@by_tables
+def test_a_vfork_that_waits_lives_in_the_memory_of_its_parent(child, tmp_path):
+    """Both have a row, the memory is read once, and counted once: nothing is shared for that."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    parent = child(
+        HELD + f"    pause()\n    os.posix_spawn('/bin/true', ['true'], {{}}, "
+        f"file_actions=[(os.POSIX_SPAWN_OPEN, 0, {str(fifo)!r}, os.O_RDONLY, 0)])"
+    )
+    before = holder_of(parent.pid)
+    parent._process.stdin.write(b"\n")
+    children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+    assert comes_true(lambda: children.read_text().split())
+    [forked] = map(int, children.read_text().split())
+    assert comes_true(lambda: b") S " in Path(f"/proc/{forked}/stat").read_bytes())
+    holders = dontneed.look_all()
+    assert plausible(holders)
+    of_parent, of_child = (next(each for each in holders.processes if each.pid == pid) for pid in (parent.pid, forked))
+    assert of_child.same_as == parent.pid
+    assert of_parent.same_as is None
+    assert of_child.replace(pid=0, same_as=None, command="") == of_parent.replace(pid=0, command="")
+    assert before.uss_bytes <= of_parent.uss_bytes <= before.uss_bytes + MIB
+    with fifo.open("wb"):
+        pass
+
+
+def test_what_is_largest_comes_first(child):
+    """By each key; what is not known comes last."""
+    pid = child(HELD).pid
+    holders = dontneed.look_all()
+    for key in SORT_KEYS:
+        ordered = holders.largest(by=key)
+        assert sorted(ordered, key=lambda holder: holder.pid) == list(holders.processes)
+    for key in ("rss", "pss", "uss"):
+        amounts = [getattr(holder, f"{key}_bytes") for holder in holders.largest(by=key)]
+        known = [amount for amount in amounts if amount is not None]
+        assert amounts == sorted(known, reverse=True) + [None] * (len(amounts) - len(known))
+    assert [holder.pid for holder in holders.largest(2, by="pid")] == [each.pid for each in holders.processes[:2]]
+    assert pid in [holder.pid for holder in holders.processes]
+
+
+# What is needed
+
+
+@by_tables
+def test_the_machine_has_no_process_that_the_list_of_all_does_not_have():
+    """Those of /proc, and their memory, are among all tasks of the kernel."""
+    with kernel_memory() as memory, dontneed.kernel.procfs.ProcessDirectory() as process:
+        everyone = memory.everyone()
+        own = memory.task(process)
+    assert own.mm in {task.mm for task in everyone}
+    assert len(everyone) >= len(dontneed.look_all(STATUS).processes) - 2  # some come and go
+
+
+@by_tables
+def test_it_takes_few_files_and_leaves_none_open(child):
+    """With a limit that is lower than the number of processes, where that is above a hundred."""
+    for _ in range(3):
+        child()
+    code = """if True:
+        import os, resource
+        resource.setrlimit(resource.RLIMIT_NOFILE, (20, 20))
+        import dontneed
+        dontneed.look_all()
+        before = sorted(os.listdir("/proc/self/fd"))
+        assert len(dontneed.look_all().processes) > 3
+        assert len(dontneed.look_all("smaps_rollup").processes) > 3
+        assert sorted(os.listdir("/proc/self/fd")) == before
+    """
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE_SECONDS)
+
+
+def test_a_method_that_there_is_not_is_refused_by_name():
+    """With those that there are."""
+    with pytest.raises(UsageError, match="no method 'smaps'") as refused:
+        dontneed.look_all("smaps")
+    assert "smaps_rollup" in refused.value.hint
+
+
+def test_without_proc_there_is_no_table(monkeypatch):
+    """And a word of what to do."""
+    monkeypatch.setattr(os, "listdir", lambda _: ["self", "meminfo"])
+    with pytest.raises(KernelLacks, match="no process in /proc") as refused:
+        dontneed.look_all(STATUS)
+    assert "mount" in refused.value.hint
+
+
+def test_a_kernel_without_rollup_is_asked_for_smaps(child, monkeypatch):
+    """Before 4.14; the sums are the same."""
+    pid = child(HELD).pid
+    rolled = holder_of(pid, ROLLUP)
+    read = dontneed.kernel.procfs.ProcessDirectory.read
+
+    def without_rollup(self, name):
+        if name == "smaps_rollup":
+            msg = "this kernel has no /proc/PID/smaps_rollup"
+            raise KernelLacks(msg)
+        return read(self, name)
+
+    monkeypatch.setattr("dontneed.kernel.procfs.ProcessDirectory.read", without_rollup)
+    added = holder_of(pid, ROLLUP)
+    assert added.rss_bytes == rolled.rss_bytes
+    assert 3 * MIB < added.uss_bytes < added.pss_bytes < added.rss_bytes
+
+
+# Without rights
+
+SEEN = """if True:
+    import json, os, dontneed
+    holders = dontneed.look_all()
+    print(json.dumps({
+        "me": os.getpid(), "method": holders.method, "notes": holders.notes, "unknown": holders.total.unknown,
+        "rows": {holder.pid: holder.as_dict() for holder in holders.processes},
+    }))
+"""
+
+
+@pytest.mark.needs_root
+def test_nobody_sees_shares_of_its_own_processes_and_rss_of_all(child, as_nobody):
+    """And is told of how many the shares are not known, why, and what to do."""
+    pid = child(HELD).pid
+    done = as_nobody(SEEN)
+    assert (done.returncode, done.stderr) == (0, "")
+    seen = json.loads(done.stdout)
+    mine, other = seen["rows"][str(seen["me"])], seen["rows"][str(pid)]
+    assert mine["method"] == ROLLUP
+    assert 0 < mine["uss_bytes"] <= mine["pss_bytes"] <= mine["rss_bytes"]
+    assert other["method"] == STATUS
+    assert (other["uss_bytes"], other["pss_bytes"]) == (None, None)
+    assert other["rss_bytes"] > 3 * MIB
+    assert seen["method"] == "smaps_rollup + status"
+    notes = "\n".join(seen["notes"])
+    assert "page tables cannot be read" in notes
+    assert f"USS and PSS of {seen['unknown']:,} process" in notes
+    assert "run as root (sudo)" in notes
+    assert "can stall" in notes
+
+
+@pytest.mark.needs_root
+def test_nobody_is_refused_page_tables_when_it_asks_for_them(as_nobody):
+    """The method that is asked for by name is that or none."""
+    done = as_nobody("import dontneed; dontneed.look_all('page tables')")
+    assert done.returncode == 1
+    assert "dontneed.errors.NotPermitted: page tables cannot be read" in done.stderr
+
+
+@pytest.mark.needs_root
+@pytest.mark.needs_kernel("5.8")
+@pytest.mark.parametrize(("hidepid", "said"), [("1", "hidden by /proc (hidepid)"), ("2", "of other users (hidepid)")])
+def test_processes_that_proc_hides_are_told_of(child, hidepid, said):
+    """As a number, or as not even that."""
+    pid = child(HELD).pid
+    become_nobody = Path(__file__).parents[1] / "become_nobody.py"
+    script = 'mount -t proc -o "hidepid=$1" proc /proc && shift && exec "$@"'
+    program = [sys.executable, str(become_nobody), sys.executable, "-c", SEEN]
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script, "sh", hidepid, *program],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_SECONDS,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    seen = json.loads(done.stdout)
+    assert str(pid) not in seen["rows"]
+    assert str(seen["me"]) in seen["rows"]
+    assert said in "\n".join(seen["notes"])
+
+
+@by_tables
+def test_in_a_pid_namespace_shares_are_those_of_the_whole_machine(child, tmp_path):
+    """Only its own processes are in the table, and what they share with others outside of it is shared."""
+    path = tmp_path / "shared"
+    path.write_bytes(b"s" * (2 * MIB))
+    mapping = f"file = open({str(path)!r}, 'rb'); held = mmap.mmap(file.fileno(), 0, prot=1); sum(held[::4096])"
+    outside = child(f"import mmap; {mapping}")
+    code = f"""if True:
+        import json, subprocess, sys, dontneed
+        quiet = subprocess.Popen(
+            [sys.executable, "-c", "import mmap; {mapping}; print(flush=True); input()"], stdin=-1, stdout=-1
+        )
+        quiet.stdout.readline()
+        for _ in range(50):
+            both = dontneed.look_all(), dontneed.look_all("smaps_rollup")
+            ours, kernels = [next(row for row in each.processes if row.pid == quiet.pid) for each in both]
+            if ours.uss_bytes == kernels.uss_bytes and ours.pss_bytes >> 10 == kernels.pss_bytes >> 10:
+                break
+        quiet.communicate(b"")
+        pids = [row.pid for row in both[0].processes]
+        print(json.dumps([pids, quiet.pid, both[0].notes, ours.as_dict(), kernels.as_dict()]))
+    """
+    done = subprocess.run(
+        ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_SECONDS,
+    )
+    assert done.returncode == 0, done.stderr
+    pids, quiet, notes, ours, kernels = json.loads(done.stdout)
+    assert pids == [1, quiet]
+    assert any("pid namespace" in note for note in notes)
+    assert (ours["method"], kernels["method"]) == (TABLES, ROLLUP)
+    assert (ours["uss_bytes"], ours["rss_bytes"]) == (kernels["uss_bytes"], kernels["rss_bytes"])
+    assert ours["pss_bytes"] >> 10 == kernels["pss_bytes"] >> 10
+    assert ours["rss_bytes"] - ours["uss_bytes"] > 2 * MIB
+    assert Path(f"/proc/{outside.pid}").exists()
+
+
+# Processes that move
+
+
+@by_tables
+def test_processes_that_come_go_and_replace_their_programs_disturb_nobody(child):
+    """While two shells start programs as fast as they can, a quiet one holds what it holds, and all is plausible."""
+    pid = child(HELD).pid
+    still = holder_of(pid)
+    loop = "while :; do true & (exec true) & sh -c 'true' ; /bin/true; done"
+    shells = [subprocess.Popen(["sh", "-c", loop], start_new_session=True, stderr=subprocess.DEVNULL) for _ in range(2)]
+    try:
+        for _ in range(12):
+            holders = dontneed.look_all()
+            assert plausible(holders)
+            holder = next(each for each in holders.processes if each.pid == pid)
+            assert (holder.rss_bytes, holder.method) == (still.rss_bytes, TABLES)
+            assert holder.uss_bytes >= 3 * MIB
+    finally:
+        for shell in shells:
+            os.killpg(shell.pid, signal.SIGKILL)  # a session of our own
+            shell.wait()
+
+
+@by_tables
+def test_a_process_that_forks_and_writes_meanwhile_is_counted_soundly(child):
+    """It has what it maps, whoever has it too at the moment."""
+    process = child("""if True:
+        import mmap, threading
+        held = mmap.mmap(-1, 4 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        held[:] = b"x" * len(held)
+        def work():
+            while True:
+                forked = os.fork()
+                if not forked:
+                    held[: 1 << 20] = b"y" * (1 << 20)
+                    os._exit(0)
+                os.waitpid(forked, 0)
+        threading.Thread(target=work, daemon=True).start()
+    """)
+    for _ in range(10):
+        holder = holder_of(process.pid)
+        assert holder.rss_bytes > 4 * MIB
+        assert holder.uss_bytes <= holder.pss_bytes <= holder.rss_bytes
+
+
+def test_a_process_that_ends_before_it_is_rolled_is_left_out(child, monkeypatch):
+    """Half a row is none."""
+    from dontneed.observe.holders.roll import Roll
+
+    ending = child(HELD)
+    rolled = Roll.rolled
+
+    def end_first(self, member):
+        if member.pid == ending.pid:
+            ending.kill()
+        return rolled(self, member)
+
+    monkeypatch.setattr(Roll, "rolled", end_first)
+    assert holder_of(ending.pid, ROLLUP) is None
+
+
+@by_tables
+def test_where_page_tables_are_out_of_reach_the_next_way_is_taken(child, monkeypatch):
+    """And why is a note."""
+
+    def refuse():
+        msg = "page tables cannot be read: no"
+        raise NotPermitted(msg, hint="ask")
+
+    monkeypatch.setattr("dontneed.kernel.kernel_memory.kernel_memory", refuse)
+    pid = child(HELD).pid
+    holders = dontneed.look_all()
+    assert next(each for each in holders.processes if each.pid == pid).method == ROLLUP
+    assert holders.notes[0] == "page tables cannot be read: no; ask"
+    with pytest.raises(NotPermitted):
+        dontneed.look_all(TABLES)
