@@ -127,9 +127,11 @@ class AllTables:
         return {pid for pid, owner in self.owners.items() if owner in gone}
 
     def _give_up(self, pids: Collection[int]) -> None:
-        """Those that had changed in every round."""
+        """Those that had changed in every round; who has ended is not missed."""
         for pid in pids:
-            self.unread[pid] = self.members[pid]
-            self.all_counted = False
+            member = self._member(pid)
+            if member is not None:
+                self.unread[pid] = member
+                self.all_counted = False
         for pid in [pid for pid, owner in self.owners.items() if owner in self.frames.gone]:
             del self.members[pid], self.owners[pid]
