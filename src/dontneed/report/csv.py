@@ -25,7 +25,7 @@ def format_csv(mappings: Iterable[Mapping]) -> str:
     writer.writerow([*_FIELDS, *((*_SMAPS_FIELDS, "flags") if detailed else ())])
     for mapping in mappings:
         row = mapping.as_dict()
-        row.update(start=f"{mapping.start:x}", end=f"{mapping.end:x}", name=_escaped(mapping.name))
+        row.update(start=f"{mapping.start:x}", end=f"{mapping.end:x}", name=escaped(mapping.name))
         row["size_bytes"] = mapping.size_bytes
         cells = [row[field] for field in _FIELDS]
         if detailed and mapping.smaps:
@@ -35,7 +35,7 @@ def format_csv(mappings: Iterable[Mapping]) -> str:
     return text.getvalue().rstrip("\n")
 
 
-def _escaped(name: str) -> str:
+def escaped(name: str) -> str:
     r"""A name with control characters, and bytes that are no UTF-8, as the kernel prints a newline: `\012`.
 
     A table is also read on a terminal, which would obey them.

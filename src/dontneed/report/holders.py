@@ -25,7 +25,7 @@ def format_holders(holders: Holders, shown: Sequence[Holder]) -> list[str]:
     """
     lines = [_headline(holders), "", *_table(shown)]
     if hidden := len(holders.processes) - len(shown):
-        lines.append(f"… {hidden:,} more; --top 0 shows all")
+        lines.append(f"… {hidden:,} more {_rest(holders, shown)}(--top 0 shows all)")
     read = f"read by {holders.method} in {format_seconds(holders.seconds)}"
     return [*lines, "", read, *(f"note: {note}" for note in holders.notes)]
 
@@ -46,11 +46,13 @@ def format_holders_csv(shown: Sequence[Holder]) -> str:
     import csv
     import io
 
+    from dontneed.report.csv import escaped
+
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(Holder._fields)
     for holder in shown:
-        writer.writerow(holder.replace(command=printable(holder.command)).as_dict().values())
+        writer.writerow(holder.replace(command=escaped(holder.command)).as_dict().values())
     return text.getvalue().rstrip("\n")
 
 
@@ -69,6 +71,15 @@ def _headline(holders: Holders) -> str:
         parts.append(f"{format_bytes(total.hugetlb_bytes)} of hugetlb")
     parts.append(f"{format_bytes(total.page_table_bytes)} of page tables")
     return f"{count}: {', '.join(parts)}"
+
+
+def _rest(holders: Holders, shown: Sequence[Holder]) -> str:
+    """What those hold that are not shown, as far as it is known."""
+    pids = {holder.pid for holder in shown}
+    rest = [holder for holder in holders.processes if holder.pid not in pids]
+    if all(holder.pss_bytes is None for holder in rest):
+        return ""
+    return f"hold {format_bytes(sum(holder.pss_bytes or 0 for holder in rest if holder.same_as is None))} PSS "
 
 
 def _table(shown: Sequence[Holder]) -> list[str]:
