@@ -23,17 +23,17 @@ import ctypes
 import errno
 import os
 from array import array
-from ctypes import c_int, c_long, c_uint, c_void_p
+from ctypes import c_long, c_uint, c_void_p
 
 from dontneed.abi.syscalls import CACHESTAT
 from dontneed.kernel import libc
-from dontneed.kernel.libc import foreign
 from dontneed.kernel.mappings import MAP_SHARED, PROT_NONE, map_memory, unmap_memory
-from dontneed.units import GIB, HUGE_PAGE_BYTES, PAGE_BYTES, round_up
+from dontneed.units import GIB, HUGE_PAGE_BYTES, MIB, PAGE_BYTES, round_up
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from typing import Any
 
     Run = tuple[int, int]
 
@@ -44,10 +44,19 @@ _LOWEST_BIT = bytes(number & 1 for number in range(256))
 _NOWHERE = 4 * HUGE_PAGE_BYTES
 """Beyond the end of a file, and of the largest folio that may stick out over it."""
 
-# A function object of its own: `libc.syscall` converts each argument by itself, which takes longer than this call.
-_cachestat = foreign(
-    "syscall", c_long, c_long, c_int, c_void_p, c_void_p, c_uint, library=ctypes.CDLL(None, use_errno=True)
-)
+
+def _untyped(library: ctypes.CDLL) -> Any:
+    """syscall(2) of a library, a function object that nobody else has."""
+    function: Any = library.syscall
+    function.restype = c_long
+    return function
+
+
+# Functions of their own, without the types of their arguments: to check these takes as long as a small file does.
+_cachestat = _untyped(ctypes.CDLL(None, use_errno=True))
+_cachestat_held = _untyped(ctypes.PyDLL(None, use_errno=True))
+_SHORT_BYTES = 16 * MIB
+"""Up to there it takes some microseconds, and the GIL is kept; to let go of it and have it back takes a fifth of that."""
 
 
 class PageCounter:
@@ -88,7 +97,8 @@ def _filling(words: array[int]) -> Callable[[int, int], None]:
 
     def fill(fd: int, length: int) -> None:
         words[1] = length
-        if _cachestat(number, fd, struct_range, struct_answer, flags):
+        call = _cachestat_held if length < _SHORT_BYTES else _cachestat
+        if call(number, fd, struct_range, struct_answer, flags):
             refusal = libc.last_errno()
             raise OSError(refusal, os.strerror(refusal), "cachestat")
 
