@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 QUESTIONS = (
     "look_running",
     "look_cold",
+    "look_all",
     "stall",
     "decode",
     "walk",

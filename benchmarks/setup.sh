@@ -1,6 +1,6 @@
 #!/bin/sh
-# setup.sh PYTHON: what the benchmarks are held against (pmap, psutil, vmtouch, fincore) and built with (gcc), installed
-# where it is missing;
+# setup.sh PYTHON: what the benchmarks are held against (pmap, psutil, smem, vmtouch, fincore) and built with (gcc),
+# installed where it is missing;
 # dontneed as a user installs it, for what a cold command costs: no hooks of a developer's environment, and compiled;
 # and the real programs whose memory is released, in an environment of their own, which knows nothing of dontneed.
 
@@ -10,6 +10,7 @@ python=${1:-python3}
 
 missing=
 command -v pmap >/dev/null || missing="$missing procps"
+command -v smem >/dev/null || missing="$missing smem"
 command -v vmtouch >/dev/null || missing="$missing vmtouch"
 command -v fincore >/dev/null || missing="$missing util-linux-extra"
 command -v gcc >/dev/null || missing="$missing gcc libc6-dev"
