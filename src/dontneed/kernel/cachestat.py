@@ -56,7 +56,7 @@ def _untyped(library: ctypes.CDLL) -> Any:
 _cachestat = _untyped(ctypes.CDLL(None, use_errno=True))
 _cachestat_held = _untyped(ctypes.PyDLL(None, use_errno=True))
 _SHORT_BYTES = 16 * MIB
-"""Up to there it takes some microseconds, and the GIL is kept; to let go of it and have it back takes a fifth of that."""
+"""Up to there it takes microseconds, and the GIL is kept: to let go of it and have it back takes a fifth of that."""
 
 
 class PageCounter:
