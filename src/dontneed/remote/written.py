@@ -13,15 +13,15 @@
 
 A registration lives as long as a copy of the descriptor is open somewhere. From 2 on there is one, and it is ours: if
 we are killed, the kernel closes it, and makes every page writable again. Should we be killed within 1, the process
-keeps an open descriptor with which nothing is registered. The watcher is a helper process of its own (`helper`), which
-has no children that could inherit it.
+keeps an open descriptor that was never asked for its features: nothing is registered with it, and nothing can be, as it
+is. The watcher is a helper process of its own (`helper`), which has no children that could inherit it.
 
 # What is left out, and told
 
-A process that has a userfaultfd open, whoever's it is: it knows what to do with that, and would be refused if it
-registered what we have. Huge pages, unless asked for: writing to a protected one takes its entry in the page tables
-apart, and puts the process at 512 entries where it had one, until khugepaged finds it. Files, shared memory, hugetlb:
-pages of these come and go for reasons that are no writes. What another userfaultfd watches.
+A process that uses a userfaultfd: it would be refused if it registered what we have. Huge pages, unless asked for:
+writing to a protected one takes its entry in the page tables apart, and leaves the process with 512 entries where it
+had one, until khugepaged finds it. Files, shared memory, hugetlb: pages of these come and go for reasons that are no
+writes. What another userfaultfd watches.
 
 # What is counted
 
@@ -44,7 +44,7 @@ from dontneed.kernel.procfs import ProcessDirectory
 from dontneed.kernel.status import read_identity
 from dontneed.kernel.userfaultfd import OPEN_FLAGS, WriteWatch, fetch_descriptor
 from dontneed.observe.mapping import kind_of
-from dontneed.observe.working_set import wait
+from dontneed.observe.working_set import wait, why_gone
 from dontneed.records import Record
 from dontneed.remote.helper import serve
 from dontneed.remote.stop import Stop
@@ -124,9 +124,7 @@ def _watch(order: WriteOrder, is_over: Callable[[], bool]) -> Written:
         try:
             return _watch_pages(process, pagemap, order, is_over)
         except ProcessGone as gone:
-            process.read("statm")  # which says so itself, if the process has ended
-            msg = f"process {process.pid} replaced its program while it was watched"
-            raise TargetRefused(msg, hint="try again") from gone
+            raise why_gone(process) from gone
         finally:
             os.close(pagemap)
 
@@ -158,7 +156,7 @@ def _obtain(process: ProcessDirectory) -> tuple[int, float]:
         The descriptor, open nowhere but here; and for how many seconds the process stood still.
     """
     with Stop(process) as stop:
-        if _USERFAULTFD in process.links("fd").values():
+        if _uses_userfaultfd(process):
             msg = f"process {process.pid} has a userfaultfd of its own: what it registers would be refused meanwhile"
             raise TargetRefused(msg, hint="--method accessed needs none")
         borrowed(stop).verdicts.require(NR.CLOSE, 0)
@@ -172,6 +170,17 @@ def _obtain(process: ProcessDirectory) -> tuple[int, float]:
         finally:
             inject(stop, NR.CLOSE, number)
     return descriptor, stop.pause_seconds
+
+
+def _uses_userfaultfd(process: ProcessDirectory) -> bool:
+    """Whether it has a userfaultfd that something can be registered with: one that was asked for its features."""
+    for number, target in process.links("fd").items():
+        if target == _USERFAULTFD:
+            lines = process.read(f"fdinfo/{number}").split(b"\n")
+            words = [line.split(b":")[2] for line in lines if line.startswith(b"API:")]
+            if not words or int(words[0], 16):
+                return True
+    return False
 
 
 def _protect(
