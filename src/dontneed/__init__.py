@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from dontneed.kernel.features import Feature as Feature
     from dontneed.kernel.features import features as features
     from dontneed.kernel.status import Counters as Counters
+    from dontneed.lab.replay import replay as replay
     from dontneed.observe.address_space import AddressSpace as AddressSpace
     from dontneed.observe.address_space import look as look
     from dontneed.observe.cache.cached_file import CachedFile as CachedFile
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from dontneed.reclaim.receipt import ReleaseReceipt as ReleaseReceipt
     from dontneed.reclaim.release import release as release
     from dontneed.remote.working_set import working_set as working_set
+    from dontneed.report.replay import Replay as Replay
     from dontneed.spans import Span as Span
     from dontneed.spans import Spans as Spans
 
@@ -82,6 +84,7 @@ _HOMES = {
     "Feature": "kernel.features",
     "features": "kernel.features",
     "Counters": "kernel.status",
+    "replay": "lab.replay",
     "AddressSpace": "observe.address_space",
     "look": "observe.address_space",
     "CachedFile": "observe.cache.cached_file",
@@ -113,6 +116,7 @@ _HOMES = {
     "Receipt": "reclaim.receipt",
     "ReleaseReceipt": "reclaim.receipt",
     "release": "reclaim.release",
+    "Replay": "report.replay",
     "Survey": "reasons.survey",
     "working_set": "remote.working_set",
     "Span": "spans",

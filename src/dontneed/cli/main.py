@@ -23,6 +23,7 @@ COMMANDS = {
     "walk": "the page tables of a process on the way to one address, entry by entry; live, by root",
     "wss": "the working set of a process: how much of each mapping it uses, with the known error",
     "trace": "what happens to the memory of a process: calls, faults, RSS, frames, in one order; by root",
+    "replay": "a kept trace in the model: RSS as it was beside what is predicted, and what each madvise did; what if",
     "cache": "what of files is in the page cache, and letting go of it",
     "plan": "what could go from a process, by reason, why that is safe, and what it costs",
     "release": "give that back, and prove what became of every frame",

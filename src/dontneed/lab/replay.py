@@ -14,120 +14,24 @@ from dontneed.model.space.entries import LEAF_PAGES
 from dontneed.model.space.mm import PAGE_SHIFT
 from dontneed.model.system import System
 from dontneed.model.versions import LAST, OLDEST, is_modelled, modelled_version, numbers_of
-from dontneed.observe.trace.summary import AdviceUse, summarize
+from dontneed.observe.trace.summary import summarize
 from dontneed.observe.trace.timeline import Timeline
 from dontneed.observe.trace.trace_file import read_trace
-from dontneed.records import Record
+from dontneed.report.replay import Prediction, Replay, ReplayedAdvice
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterator
-    from typing import Any
-
-    from numpy.typing import NDArray
 
     from dontneed.lab.replayed_advices import Account
     from dontneed.lab.replayed_run import Lessons
-
-    Array = NDArray[Any]
+    from dontneed.observe.trace.summary import AdviceUse
 
 HUGE_PAGES = ("always", "madvise", "never")
 """The words for transparent huge pages."""
 _PAGE_BYTES = 1 << PAGE_SHIFT
 _NS = 1e9
-
-
-class ReplayedAdvice(Record):
-    """What one madvise did, in the model, and how soon what it took away was touched again.
-
-    Attributes:
-        at: seconds from the start of the trace.
-        thread: whose call.
-        start, end: addresses.
-        advice: number of the MADV_*.
-        result: what the traced kernel answered: 0, or a negative errno.
-        zapped_bytes: by how much RSS fell.
-        lazy_bytes: of anonymous memory that MADV_FREE marked; that it was written again no fault tells.
-        refaults: pages that it took away and that were touched before anything else became of them.
-        refaulted_bytes: what these touches brought.
-        first_seconds, median_seconds: from its return to the first of these touches, and to half of them; None: none.
-        traced: what the trace says of the same call.
-    """
-
-    at: float
-    thread: int
-    start: int
-    end: int
-    advice: int
-    result: int
-    zapped_bytes: int
-    lazy_bytes: int
-    refaults: int
-    refaulted_bytes: int
-    first_seconds: float | None
-    median_seconds: float | None
-    traced: AdviceUse | None
-
-
-class Prediction(Record):
-    """What the model of one kernel makes of the trace.
-
-    Attributes:
-        kernel: its version.
-        huge_pages: its word for transparent huge pages.
-        rss_bytes: RSS at each moment.
-        peak_rss_bytes, last_rss_bytes: the largest of these, and the last.
-        huge_faults: faults that brought a huge page.
-        otherwise: how many calls it answers otherwise than the traced kernel did, by name.
-        advices: what each madvise did, in their order.
-    """
-
-    kernel: str
-    huge_pages: str
-    rss_bytes: Array
-    peak_rss_bytes: int
-    last_rss_bytes: int
-    huge_faults: int
-    otherwise: dict[str, int]
-    advices: tuple[ReplayedAdvice, ...]
-
-
-class Replay(Record):
-    """A trace, replayed.
-
-    Attributes:
-        pid, command: whose events were replayed.
-        kernel: the release of the traced one.
-        seconds: how long the trace is.
-        faults, calls: how many were replayed.
-        times: of each moment the seconds from the start of the trace.
-        rss_bytes: of each moment RSS as the kernel counted it.
-        peak_rss_bytes, last_rss_bytes: the largest of these, and the last.
-        predicted: what the model of the traced kernel comes to.
-        mean_error: by how much that is off on average, as a share of RSS.
-        largest_error_bytes: at most; positive where the model has more.
-        largest_error_at: when, in seconds.
-        what_if: what the model of another kernel comes to, or with another word for huge pages; None: not asked.
-        notes: what is to be known of it, in sentences.
-    """
-
-    pid: int
-    command: str
-    kernel: str
-    seconds: float
-    faults: int
-    calls: int
-    times: Array
-    rss_bytes: Array
-    peak_rss_bytes: int
-    last_rss_bytes: int
-    predicted: Prediction
-    mean_error: float
-    largest_error_bytes: int
-    largest_error_at: float
-    what_if: Prediction | None
-    notes: tuple[str, ...]
 
 
 def replay(

@@ -29,6 +29,9 @@ _OF_ITS_OWN = tuple(kinds.CALL_NUMBERS[name] for name in ("exit", "exit_group", 
 """What a child does in its parent's memory that is not done to it."""
 _CLONE, _VFORK = (kinds.CALL_NUMBERS[name] for name in ("clone", "vfork"))
 _NEVER = 1 << 62
+_PIDS = 1 << 32
+_MOST_BYTES = 1 << 57
+"""What can be mapped; a counter with more is read while several CPUs change it, and negative."""
 
 
 class Call(Record):
@@ -125,10 +128,11 @@ class _Tasks:
         events = self._events = timeline.events
         of_thread = processes(timeline)
         threads, which = np.unique(events["thread"], return_inverse=True)
-        known = np.array([of_thread.get(thread, thread) for thread in threads.tolist()], np.int64)
+        known = np.array([of_thread.get(thread, thread) % _PIDS for thread in threads.tolist()], np.int64)
         self.owners = known[which] if len(threads) else np.zeros(0, np.int64)
         self.replayed = np.isin(events["kind"], (*_REPLAYED, kinds.MORE))
-        self.replayed &= (events["kind"] != kinds.RSS) | (events["a"] < len(kinds.COUNTERS))
+        is_count = (events["a"] < len(kinds.COUNTERS)) & (events["b"] < _MOST_BYTES)
+        self.replayed &= (events["kind"] != kinds.RSS) | is_count
         found, counts = np.unique(self.owners[events["kind"] == kinds.FAULT], return_counts=True)
         self.faults = dict.fromkeys({timeline.pid, *self.owners.tolist()}, 0)
         self.faults.update(zip(found.tolist(), counts.tolist(), strict=True))
@@ -188,7 +192,8 @@ class _Tasks:
     def _spaces(self, of_process: Array, begin: int) -> Array:
         """The address spaces that some events, from a row on, count as their thread's own, in order."""
         events = self._events[begin : begin + len(of_process)]
-        return events["c"][of_process & (events["kind"] == kinds.RSS) & (events["d"] == 1)]
+        own: Array = events["c"][of_process & (events["kind"] == kinds.RSS) & (events["d"] == 1)]
+        return own
 
     def _says_so(self, fork: int) -> bool:
         """Whether the call that forked asked for shared memory."""

@@ -11,6 +11,7 @@ they took; if it counts nothing, when they return, or when something else is map
 from __future__ import annotations
 
 from dontneed.abi import trace_kinds as kinds
+from dontneed.abi.advice import Advice
 from dontneed.kernel.maps import parse_maps
 from dontneed.lab.replayed_advices import Accounts, pages_of
 from dontneed.lab.replayed_process import ReplayedProcess
@@ -36,6 +37,8 @@ _AT_THE_MAPPING = ("mmap", "shmat")
 _EXECUTES = ("execve", "execveat")
 _FORKS = ("fork", "vfork", "clone", "clone3")
 _ENDS = "exit_group"
+_EMPTIES = (int(Advice.DONTNEED), int(Advice.DONTNEED_LOCKED))
+"""Behind these nothing is left that was there at the start."""
 _COUNTERS = len(kinds.COUNTERS)
 _NOWHERE = -1
 """No address space that anything was counted for yet."""
@@ -283,7 +286,9 @@ class Run:
         if missing > 0:
             self.lessons[which] = missing
             self._offset -= missing
-        for first, last in () if is_advice else ranges:
+        if is_advice and (call.result or call.arguments[2] not in _EMPTIES):
+            return
+        for first, last in ranges:
             unknown.set(first, last, None)
 
     # What is neither a fault nor a call
