@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 
+import numpy as np
 import pytest
 
 from dontneed.abi import trace_kinds as kinds
@@ -89,6 +90,8 @@ def test_a_file_of_something_else_is_refused_with_what_is_wrong(tmp_path):
         ({"pid": True}, "no count"),
         ({"started": -1}, "no count"),
         ({"maps": 5}, "no text"),
+        ({"maps": "what?"}, "'maps' is not what"),
+        ({"maps": "10000-20000 rw-p zero"}, "'maps' is not what"),
         ({"ended": 1}, "ended before it started"),
         ({"threads": [1]}, "line 1"),
         ({"rss": 7}, "line 1"),
@@ -115,4 +118,19 @@ def test_events_that_are_wrong_are_refused_with_their_number(kept):
         events[column][2] = value
         write_trace(str(path), timeline.replace(events=events))
         with pytest.raises(UsageError, match=words):
+            read_trace(str(path))
+
+
+def test_a_count_of_more_memory_than_there_can_be_is_refused(kept):
+    """A little below nothing is what the kernel may say while several CPUs count; what overflows is no count."""
+    path, timeline = kept
+    for value, is_wild in ((-4096, False), (1 << 62, True), (-1 << 63, True)):
+        events = timeline.events.copy()
+        events["kind"][2] = kinds.RSS
+        events["b"][2] = np.int64(value).view(np.uint64)
+        write_trace(str(path), timeline.replace(events=events))
+        if not is_wild:
+            read_trace(str(path))
+            continue
+        with pytest.raises(UsageError, match="event 2 counts more memory"):
             read_trace(str(path))

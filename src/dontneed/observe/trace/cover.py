@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 NOTHING = -1
 """What is looked up where there is no range."""
+_LAST = (1 << 64) - 1
+"""The last address: what a call asks for may reach beyond."""
 
 
 class Cover:
@@ -35,6 +37,7 @@ class Cover:
 
     def set(self, start: int, end: int, value: int | None) -> None:
         """Let `[start, end)` have a value; None takes away what is there."""
+        end = min(end, _LAST)
         if start >= end:
             return
         first, last = bisect_right(self._ends, start), bisect_left(self._starts, end)

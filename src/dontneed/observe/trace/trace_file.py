@@ -9,8 +9,9 @@ import json
 import os
 import tempfile
 
-from dontneed.abi.trace_kinds import COUNTERS, EVENT_BYTES, EVENT_FIELDS, KINDS, MAPPING
+from dontneed.abi.trace_kinds import COUNTERS, EVENT_BYTES, EVENT_FIELDS, KINDS, MAPPING, RSS
 from dontneed.errors import DontneedError, NotPermitted, UsageError
+from dontneed.kernel.maps import parse_maps
 from dontneed.observe.trace.timeline import Timeline
 
 TYPE_CHECKING = False
@@ -24,6 +25,8 @@ _FORMAT = "dontneed trace"
 _CLOCK = "CLOCK_MONOTONIC"
 _LONGEST_HEADER = 1 << 28
 _MACHINE = "x86_64"
+_MOST_BYTES = 1 << 57
+"""What an address space has room for, with five levels of page tables."""
 _HINT = "dontneed trace --output FILE writes one"
 _NUMBERS = ("pid", "page_bytes", "started", "ended", "lost")
 _WORDS = ("command", "kernel", "machine", "maps")
@@ -119,6 +122,7 @@ def _checked(path: str, header: dict[str, Any]) -> Timeline:
         if field not in header:
             raise _bad(path, f"line 1 has no {field!r}")
     _check_types(path, header)
+    _check_maps(path, header["maps"])
     if header["machine"] != _MACHINE:
         msg = f"{path} was traced on {header['machine']}, where system calls and faults have other numbers"
         raise UsageError(msg, hint=f"traces of {_MACHINE} can be read")
@@ -140,6 +144,15 @@ def _check_types(path: str, header: dict[str, Any]) -> None:
     for field in _WORDS:
         if not isinstance(header[field], str):
             raise _bad(path, f"line 1: {field!r} is {header[field]!r} and no text")
+
+
+def _check_maps(path: str, maps: str) -> None:
+    try:
+        table = parse_maps(maps.encode("utf-8", "surrogateescape"))
+        for row in range(len(table)):
+            table.words(row)
+    except (ValueError, IndexError):
+        raise _bad(path, "line 1: 'maps' is not what /proc/PID/maps says") from None
 
 
 def _timeline_of(header: dict[str, Any]) -> Timeline:
@@ -184,6 +197,10 @@ def _check_events(path: str, events: NDArray[Any], names: int) -> None:
     nameless = np.flatnonzero((events["kind"] == MAPPING) & ((events["d"] & np.uint64((1 << 32) - 1)) >= names))
     if len(nameless):
         raise _bad(path, f"event {nameless[0]} has a name that line 1 does not have")
+    counted = events["b"].astype(np.int64)
+    wild = np.flatnonzero((events["kind"] == RSS) & ((counted >= _MOST_BYTES) | (counted <= -_MOST_BYTES)))
+    if len(wild):
+        raise _bad(path, f"event {wild[0]} counts more memory than can be mapped")
 
 
 def _bad(path: str, why: str) -> UsageError:
