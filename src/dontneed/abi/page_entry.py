@@ -36,6 +36,8 @@ NONLINEAR_FILE = DIRTY
 
 FRAME_SHIFT = 12
 FRAME_MASK = ((1 << 52) - 1) & ~((1 << FRAME_SHIFT) - 1)
+POINTER = FRAME_MASK | PRESENT | HUGE
+"""What of an entry says where the next table is; the processor sets accessed at any time."""
 
 SWAP_INVERTED_SINCE = (4, 18)
 KIND_SHIFT, _OLD_KIND_SHIFT, _KIND_MASK = 59, 1, 31

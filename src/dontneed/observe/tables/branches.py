@@ -22,7 +22,7 @@ An entry is 64 bits and read in one piece. Entries are of different moments, as 
 
 from __future__ import annotations
 
-from dontneed.abi.page_entry import FRAME_MASK, HUGE, LEVEL_BITS, PRESENT
+from dontneed.abi.page_entry import FRAME_MASK, HUGE, LEVEL_BITS, POINTER, PRESENT
 from dontneed.abi.pagemap import ENTRY_BYTES
 from dontneed.kernel.kernel_memory import FEW_PAGES, TABLE_ENTRIES
 from dontneed.records import Record
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     """Ranges of addresses; None: all of them."""
 
 _ROUNDS = 6
-_POINTER = FRAME_MASK | PRESENT | HUGE
-"""What of an entry says where the next table is; the processor sets accessed at any time."""
 _USER_HALF_BYTES = PAGE_BYTES // 2
 
 
@@ -155,7 +153,7 @@ class BranchReader:
     ) -> list[_Table]:
         """Copies of the tables that were read, without those that moved."""
         return [
-            _Table(self._place(entry), address, place, entry & _POINTER, bytes(self._memory.pages(nth, nth + 1)))
+            _Table(self._place(entry), address, place, entry & POINTER, bytes(self._memory.pages(nth, nth + 1)))
             for nth, ((place, entry), address, good) in enumerate(zip(chosen, addresses, settled, strict=True))
             if good
         ]
@@ -184,14 +182,14 @@ class BranchReader:
         if not failed and memory.pages(count, count + 1)[: len(upper)] == upper:
             return [True] * count
         return [
-            nth not in failed and not (memory.word(count, place * ENTRY_BYTES) ^ entry) & _POINTER
+            nth not in failed and not (memory.word(count, place * ENTRY_BYTES) ^ entry) & POINTER
             for nth, (place, entry) in enumerate(chosen)
         ]
 
     def _led_here(self, path: list[_Table], behind: int) -> bool:
         """Whether each table of a path still leads to the next; they were read in front of place `behind`."""
         return all(
-            self._memory.word(behind - depth, table.entry * ENTRY_BYTES) & _POINTER == table.pointer
+            self._memory.word(behind - depth, table.entry * ENTRY_BYTES) & POINTER == table.pointer
             for depth, table in enumerate(path[1:], 1)
         )
 

@@ -4,28 +4,19 @@
 anything that /proc has, and without the target's mmap_lock, so that nobody waits. Both need root, or CAP_BPF,
 CAP_PERFMON and CAP_SYS_ADMIN, and a kernel with BTF on x86-64; where something is missing they raise, and say what.
 
-# For those who build on this
-
     with ProcessDirectory(pid) as process, kernel_memory() as memory:
         table = read_maps(process)
         counts = dump(process, table, memory)  # a TableCounts: .rss[row], .accessed, .dirty, .huge, .zero, …
 
-`kernel_memory()` is set up once (tens of milliseconds) and kept for the next block; `dump` without `memory` takes one
-by itself. For entries themselves, of many processes at once, there is `observe.tables.reader.TableReader`: it gives the
-raw entries in batches of up to 1,024 tables, each re-checked; `entries & FRAME_MASK` is what frames are counted from:
-
-    tasks = [memory.task(process) for process in processes]
-    reader = TableReader(memory, tasks)
-    for tables in reader:
-        tables.level, tables.page_bytes, tables.owners, tables.addresses, tables.entries
-    # and then without those in `reader.gone`; `memory.zero_frame` is no memory of anyone's
+`kernel_memory()` is set up once (milliseconds) and kept for the next block; `dump` without `memory` takes one by itself.
+Entries themselves are given by `branches`, of one process, and by `reader`, of many at once.
 """
 
 from __future__ import annotations
 
 from contextlib import nullcontext
 
-from dontneed.abi.page_entry import FRAME_MASK, HUGE, LEVEL_BITS, PRESENT, level_index
+from dontneed.abi.page_entry import FRAME_MASK, LEVEL_BITS, POINTER, level_index
 from dontneed.abi.page_walk import WalkedEntry, decode_path, is_last
 from dontneed.abi.pagemap import ENTRY_BYTES
 from dontneed.errors import DontneedError, ProcessGone, TargetRefused, UsageError, WrongType
@@ -44,7 +35,6 @@ if TYPE_CHECKING:
     from dontneed.observe.tables.plain_counts import PlainCounts
 
 _TRIES = 16
-_POINTER = FRAME_MASK | PRESENT | HUGE
 _USER_HALF = 1 << 8
 _FORMAT = (6, 18)
 """How entries that are not present are read: so since 4.18, and whoever has programs for bpf(2) to run is newer."""
@@ -203,7 +193,7 @@ def _read_path(memory: KernelMemory, task: Task, page: int) -> tuple[int, ...] |
     raws = [
         memory.word(depth - 1 - nth, level_index(page, memory.levels - 1 - nth) * ENTRY_BYTES) for nth in range(depth)
     ]
-    if [raw & _POINTER for raw in raws[:-1]] != [raw & _POINTER for raw in seen[:-1]]:
+    if [raw & POINTER for raw in raws[:-1]] != [raw & POINTER for raw in seen[:-1]]:
         return None
     if not is_last("PTE" if depth == memory.levels else "", raws[-1]):
         return None  # a table has come meanwhile
