@@ -8,7 +8,7 @@ CAP_PERFMON and CAP_SYS_ADMIN, and a kernel with BTF on x86-64; where something 
         table = read_maps(process)
         counts = dump(process, table, memory)  # a TableCounts: .rss[row], .accessed, .dirty, .huge, .zero, …
 
-`kernel_memory()` is set up once (milliseconds) and kept for the next block; `dump` without `memory` takes one by itself.
+`kernel_memory()` is set up once (milliseconds) and kept for the next block; `dump` without `memory` takes one itself.
 Entries themselves are given by `branches`, of one process, and by `reader`, of many at once.
 """
 
