@@ -1,7 +1,8 @@
 #!/bin/sh
 # setup.sh PYTHON: what the benchmarks are held against (pmap, psutil, smem, vmtouch, fincore) and built with (gcc),
 # installed where it is missing;
-# dontneed as a user installs it, for what a cold command costs: no hooks of a developer's environment, and compiled;
+# dontneed as a user installs it, with numpy, for what a cold command costs: no hooks of a developer's environment, and
+# compiled;
 # and the real programs whose memory is released, in an environment of their own, which knows nothing of dontneed.
 
 set -eu
@@ -21,7 +22,7 @@ if [ -n "$missing" ]; then
 fi
 
 "$python" -m venv --clear build/benchmarks/installed
-build/benchmarks/installed/bin/python -m pip install --quiet --disable-pip-version-check --no-deps .
+build/benchmarks/installed/bin/python -m pip install --quiet --disable-pip-version-check .
 
 "$python" -c 'import psutil' 2>/dev/null || "$python" -m pip install --quiet --disable-pip-version-check 'psutil>=6'
 
