@@ -67,7 +67,7 @@ def replay(
         msg = f"nothing to compare with: the kernel never counts memory of process {events.pid} in this trace"
         raise UsageError(msg, hint="trace it for longer, or choose another process with --pid")
     other = None if words == traced_words else _run(source, events, *words, run.lessons)
-    return _Told(source, events, traced_words).replay(run, words, other)
+    return _Told(source, events, traced_words, is_asked_for=pid is not None).replay(run, words, other)
 
 
 def _check(kernel: str | None, huge_pages: str | None) -> None:
@@ -92,8 +92,11 @@ def _run(
 class _Told:
     """Turns what was replayed into records."""
 
-    def __init__(self, timeline: Timeline, events: ReplayedEvents, traced_words: tuple[str, str]) -> None:
+    def __init__(
+        self, timeline: Timeline, events: ReplayedEvents, traced_words: tuple[str, str], *, is_asked_for: bool
+    ) -> None:
         self._timeline = timeline
+        self._is_asked_for = is_asked_for
         self._events = events
         self._traced_words = traced_words
         self._uses: dict[tuple[int, float], AdviceUse] = {}
@@ -183,9 +186,8 @@ class _Told:
         yield from timeline.notes
         if events.others:
             yield (
-                f"of {events.others + 1} processes in the trace, {events.pid} is replayed"
-                + (": it has most faults" if events.pid != timeline.pid else "")
-                + " (--pid PID takes another)"
+                f"of {events.others + 1} processes in the trace {events.pid} is replayed"
+                + (" (--pid)" if self._is_asked_for else ": it has most faults (--pid PID takes another)")
             )
         if timeline.lost:
             yield f"{timeline.lost:,} records were lost: what they told is missing here, and errors may come of it"

@@ -1,7 +1,7 @@
 """What each madvise of a replayed process took away, in the model, and which of that was touched again.
 
 A page that a call took away stays in its account until it is touched, or something else becomes of it: it is unmapped,
-mapped over, moved, or advised once more. Stretches of a whole page table are accounted for as one.
+mapped over, moved, or taken away once more. Stretches of a whole page table are accounted for as one.
 """
 
 from __future__ import annotations
@@ -77,15 +77,28 @@ class Accounts:
             account.lazy_pages = _marked(mm.table.runs(first, last))
         if zapped_pages <= 0:
             return
-        self.forget(first, last)
         whole = sum(end - start for start, end, *_ in present) == zapped_pages
         for start, end, _, _ in present:
             if not whole and any(mm.table.get(page)[0] for page in range(start, end)):
                 continue  # some mapping refused, or it was brought back at once
-            if end - start == LEAF_PAGES:
-                self.slots[start // LEAF_PAGES] = account
-            else:
-                self.pages.update(dict.fromkeys(range(start, end), account))
+            self._await(start, end, account)
+
+    def _await(self, start: int, end: int, account: Account) -> None:
+        """A run of pages within one page table was taken away."""
+        slot = start // LEAF_PAGES
+        if end - start == LEAF_PAGES:
+            self.forget(start, end)
+            self.slots[slot] = account
+        else:
+            self._take_apart(slot)
+            self.pages.update(dict.fromkeys(range(start, end), account))
+
+    def _take_apart(self, slot: int) -> None:
+        """Account for each page of a page table for itself."""
+        account = self.slots.pop(slot, None)
+        if account is not None:
+            first = slot * LEAF_PAGES
+            self.pages.update(dict.fromkeys(range(first, first + LEAF_PAGES), account))
 
     def forget(self, first: int, last: int) -> None:
         """Something else becomes of pages `[first, last)`."""
@@ -94,8 +107,8 @@ class Accounts:
                 del self.pages[page]
         if self.slots:
             for slot in _among(self.slots, first // LEAF_PAGES, -(-last // LEAF_PAGES)):
-                account = self.slots.pop(slot)
                 begin, end = slot * LEAF_PAGES, (slot + 1) * LEAF_PAGES
+                account = self.slots.pop(slot)
                 kept = (*range(begin, min(first, end)), *range(max(last, begin), end))
                 self.pages.update(dict.fromkeys(kept, account))
 
@@ -106,10 +119,7 @@ class Accounts:
     def touched(self, page: int, time: int, brought_pages: int) -> None:
         """A page that is awaited was touched, which brought so many."""
         slot = page // LEAF_PAGES
-        account = self.slots.pop(slot, None)
-        if account is not None:
-            begin = slot * LEAF_PAGES
-            self.pages.update(dict.fromkeys(range(begin, begin + LEAF_PAGES), account))
+        self._take_apart(slot)
         account = self.pages.pop(page)
         account.touches.append(time)
         account.brought_pages += max(brought_pages, 0)

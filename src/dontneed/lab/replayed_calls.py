@@ -50,16 +50,11 @@ def _madvise(mm: Mm, arguments: Sequence[int], _result: int) -> int:
 
 def _mremap(mm: Mm, arguments: Sequence[int], result: int) -> int:
     old, length, new_length, flags, target = arguments
-    refused, first = remap.mremap(
-        mm,
-        old >> PAGE_SHIFT,
-        pages_in(length),
-        pages_in(new_length),
-        flags,
-        target >> PAGE_SHIFT,
-        place=lambda _: result >> PAGE_SHIFT,
-    )
-    return -refused or first << PAGE_SHIFT
+    if result != old and not flags & remap.FIXED:
+        flags, target = flags | remap.FIXED, result  # whatever is in the way here, the kernel chose this place
+    first, new_first = old >> PAGE_SHIFT, target >> PAGE_SHIFT
+    refused, now = remap.mremap(mm, first, pages_in(length), pages_in(new_length), flags, new_first)
+    return -refused or now << PAGE_SHIFT
 
 
 def _mlock(mm: Mm, arguments: Sequence[int], _result: int) -> int:
