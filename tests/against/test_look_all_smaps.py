@@ -70,7 +70,7 @@ def in_the_same_words(holder):
 
 def seen(*pids):
     """What we see of some processes, by pid."""
-    found = {holder.pid: holder for holder in look_all().processes}
+    found = {holder.pid: holder for holder in look_all(TABLES).processes}
     return {pid: in_the_same_words(found[pid]) for pid in pids}
 
 
@@ -104,7 +104,7 @@ def test_every_process_that_stands_still(child):
         return holder.replace(method="", pss_bytes=holder.pss_bytes // KIB)
 
     def kernels_and_ours():
-        before, ours, after = look_all(ROLLUP), look_all(), look_all(ROLLUP)
+        before, ours, after = look_all(ROLLUP), look_all(TABLES), look_all(ROLLUP)
         later = {holder.pid: holder for holder in after.processes}
         still = {
             holder.pid: holder
@@ -149,7 +149,7 @@ def test_hugetlb_pages_are_beside_rss(child, agreed):
         huge[:] = b"h" * len(huge)
     """)
     agreed(lambda: told(holder.pid), lambda: seen(holder.pid))
-    [found] = [each for each in look_all().processes if each.pid == holder.pid]
+    [found] = [each for each in look_all(TABLES).processes if each.pid == holder.pid]
     assert found.hugetlb_bytes == 4 * MIB
     assert found.rss_bytes > 8 * MIB
 

@@ -74,6 +74,14 @@ def test_a_cold_look_loads_nothing_slow(child: Callable[..., object]) -> None:
     assert loaded & SLOW <= ({"ctypes"} if "dontneed.kernel.kernel_memory" in loaded else set())
 
 
+def test_a_cold_look_at_all_loads_nothing_slow() -> None:
+    """`dontneed look --all` is held against smem; only where there is a large process it takes numpy."""
+    everyone_is_small = "from dontneed.observe.holders import look_all as way; way._SMALL_BYTES = 1 << 60; "
+    loaded = _modules_loaded_by(everyone_is_small + _command("look", "--all"))
+    assert "dontneed.observe.holders.roll" in loaded
+    assert loaded & SLOW == set()
+
+
 def test_the_installed_command_loads_nothing_slow(root: Path) -> None:
     """bin/dontneed imports what it names and no more: this is why it is no entry point."""
     script = (root / "bin" / "dontneed").read_text(encoding="utf-8")

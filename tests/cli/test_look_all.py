@@ -200,7 +200,7 @@ def test_nobody_gets_a_table_with_dashes_and_the_reason(child, as_nobody):
     assert (done.returncode, done.stderr) == (0, "")
     [row] = [line.split() for line in done.stdout.splitlines() if f" {pid}  " in line]
     assert row[2:4] == ["-", "-"]
-    assert "note: page tables cannot be read" in done.stdout
+    assert "note: USS and PSS of " in done.stdout
     assert "run as root (sudo)" in done.stdout
 
 

@@ -310,7 +310,7 @@ class Machine(TableWorld):
         if task is None:
             return None
         counters = Counters(size_bytes=1)
-        return Member(pid, f"command {pid}", pid, counters, task=None if pid in self.refused else task)
+        return Member(pid, f"command {pid}", counters, task=None if pid in self.refused else task)
 
     def read_words(self, addresses):
         """Words of 64 bits."""

@@ -34,6 +34,16 @@ def show(text: str) -> int:
     return 0
 
 
+def show_all() -> int:
+    """`dontneed look --all`, with no other option given."""
+    from dontneed.observe.holders.look_all import look_all
+    from dontneed.report.holders import format_holders
+
+    holders = look_all()
+    print_lines(format_holders(holders, holders.largest(_TOP)))
+    return 0
+
+
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the arguments of `dontneed look`."""
     whose = parser.add_mutually_exclusive_group(required=True)

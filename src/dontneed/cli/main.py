@@ -103,10 +103,14 @@ def _formatter(prog: str) -> HelpFormatter:
 
 def _run(words: list[str]) -> int:
     if len(words) == 2 and words[0] == "look" and words[1].isdecimal():  # noqa: PLR2004 - `look PID`
-        # The plainest call needs no parser, and argparse would be a third of its time.
+        # The plainest calls need no parser, and argparse would be a third of their time.
         from dontneed.cli.look import show
 
         return show(words[1])
+    if words == ["look", "--all"]:
+        from dontneed.cli.look import show_all
+
+        return show_all()
     try:
         parsed = build_parser(only=words[0] if words else "").parse_args(words)
     except SystemExit:

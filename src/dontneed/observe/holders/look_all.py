@@ -1,8 +1,9 @@
 """`look_all`: RSS, USS, PSS, swap and page tables of every process of the machine.
 
-Three ways, of which each process is seen by the first that is open to us. All page tables together, once, by root:
-nobody waits for that, and the frames say who shares what with whom. The kernel's own count (smaps_rollup), of processes
-of ours: it walks their tables while they wait for it. And the counters that everybody may read, which know no shares.
+Three ways. The kernel's own count (smaps_rollup), of processes of ours, or of all by root: it is the fastest while
+processes are small, and walks the tables of each while that waits for it. All page tables together, once, by root:
+nobody waits for that, and the frames say who shares what with whom. And the counters that everybody may read, which
+know no shares.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from time import perf_counter
 from dontneed.errors import DontneedError, KernelLacks, NotPermitted, UsageError
 from dontneed.observe.holders.holder import Holder, Holders, total_of
 from dontneed.observe.holders.roll import Amounts, Roll
-from dontneed.units import format_bytes
+from dontneed.units import MIB, format_bytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +25,10 @@ if TYPE_CHECKING:
 
 TABLES, ROLLUP, STATUS = "page tables", "smaps_rollup", "status"
 METHODS = ("auto", TABLES, ROLLUP, STATUS)
-"""Ways to know shares; `auto` takes for each process the first that is open to us, and says which."""
+"""Ways to know shares; `auto` takes for each process the best that is open to us, and says which."""
+
+_SMALL_BYTES = 256 * MIB
+"""So much the kernel walks in about a millisecond, if all of it is in pages of 4 KiB."""
 
 _WHOLE_MACHINE = ("pid:[4026531836]", "")
 """The first pid namespace: PROC_PID_INIT_INO, 0xEFFFFFFC, in include/linux/proc_ns.h; or a kernel without any."""
@@ -33,8 +37,9 @@ _WHOLE_MACHINE = ("pid:[4026531836]", "")
 def look_all(method: str = "auto") -> Holders:
     """Look at all processes: what each holds of the machine's memory, alone (USS) and with others (PSS).
 
-    Stops and changes nothing. Without the right to read page tables, processes are walked by the kernel for us, which
-    can stall a large one for tens of milliseconds per GiB; `method="status"` never does.
+    Stops and changes nothing. No process has to wait for it longer than about a millisecond: where there is one that
+    has more than 256 MiB, page tables are read without anybody's knowing. Without the right to do that the kernel walks
+    them for us, which can stall a large one for tens of milliseconds per GiB, and is noted.
 
     Args:
         method: one of `METHODS`; `auto` takes the best that is open to us, process by process.
@@ -51,7 +56,7 @@ def look_all(method: str = "auto") -> Holders:
         raise UsageError(msg, hint=f"one of {', '.join(METHODS)}")
     began = perf_counter()
     look = _Look()
-    if method in ("auto", TABLES):
+    if method == TABLES or (method == "auto" and look.has_large()):
         look.by_tables(or_else=method == "auto")
     if method in ("auto", ROLLUP):
         look.by_rollup()
@@ -71,9 +76,13 @@ class _Look:
     def __init__(self) -> None:
         self.found: list[Holder] = []
         self._roll = Roll()
-        self._waiting: dict[int, Member] | None = None
-        self._refusals: list[DontneedError] = []
+        self._waiting: list[int] | None = None
+        self._left: list[Member] = []
         self._notes: list[str] = []
+
+    def has_large(self) -> bool:
+        """Whether there is a process that would have to wait long while the kernel walks its tables."""
+        return self._roll.largest_rss_bytes() > _SMALL_BYTES
 
     def by_tables(self, *, or_else: bool) -> None:
         """All whose page tables can be read; the others wait for another way.
@@ -95,7 +104,9 @@ class _Look:
         from dontneed.observe.holders.all_tables import AllTables
 
         all_shown = _namespace() in _WHOLE_MACHINE
-        everyone = AllTables(memory, self._roll.pids, lambda pid: self._roll.member(pid, memory), all_shown=all_shown)
+        everyone = AllTables(
+            memory, self._roll.pids, lambda pid: self._roll.member(pid, memory=memory), all_shown=all_shown
+        )
         shares = everyone.read()
         first: dict[int, int] = {}
         for pid, member in everyone.members.items():
@@ -103,9 +114,8 @@ class _Look:
             same_as = first.setdefault(owner, pid)
             amounts = Amounts(*(int(column[owner]) for column in (shares.rss, shares.swapped, shares.uss, shares.pss)))
             self.found.append(_holder(member, TABLES, amounts, same_as=None if same_as == pid else same_as))
-        self._waiting = everyone.unread
+        self._waiting = list(everyone.unread)
         self._notes += everyone.frames.notes
-        self._refusals = [member.refusal for member in everyone.unread.values() if member.refusal is not None]
         if not everyone.all_counted:
             self._notes.append("what is shared with processes that were not read counts as not shared; try again")
         if everyone.unsettled_bytes:
@@ -115,38 +125,35 @@ class _Look:
             )
 
     def by_rollup(self) -> None:
-        """All that the kernel counts for us; the others wait for another way."""
-        left, self._refusals = {}, []
-        for pid, member in self._those_waiting().items():
-            try:
-                rolled = self._roll.rolled(member)
-            except (NotPermitted, KernelLacks) as refusal:
-                self._refusals.append(refusal)
-                left[pid] = member
-                continue
-            if rolled is not None:  # else it has ended
-                self.found.append(_holder(member, ROLLUP, rolled))
-        self._waiting = left
-        if any(holder.method == ROLLUP for holder in self.found):
-            self._notes.append("USS and PSS by smaps_rollup, which can stall a large process while it is read")
+        """All that the kernel counts for us; the others are left for another way."""
+        large = False
+        for member in self._visit(walked=True):
+            if member.amounts is None:
+                self._left.append(member)
+            else:
+                self.found.append(_holder(member, ROLLUP, member.amounts))
+                large |= member.amounts.rss_bytes > _SMALL_BYTES
+        self._waiting = []
+        if large:
+            self._notes.append("USS and PSS of large processes by smaps_rollup, which stalls them while it is read")
 
     def by_status(self) -> None:
         """All the others."""
-        for member in self._those_waiting().values():
+        for member in [*self._left, *self._visit()]:
             amounts = Amounts(member.counters.rss_bytes, member.counters.swap_bytes)
             self.found.append(_holder(member, STATUS, amounts))
-        self._waiting = {}
 
-    def _those_waiting(self) -> dict[int, Member]:
+    def _visit(self, *, walked: bool = False) -> Iterator[Member]:
         """Whoever is not done with: at first, all."""
-        if self._waiting is None:
-            called = map(self._roll.member, self._roll.pids())
-            self._waiting = {member.pid: member for member in called if member is not None}
-        return self._waiting
+        for pid in self._roll.pids() if self._waiting is None else self._waiting:
+            member = self._roll.member(pid, walked=walked)
+            if member is not None:
+                yield member
 
     def notes(self) -> list[str]:
         """What could not be seen."""
-        return [*self._notes, *_about_refusals(self._refusals), *_about_the_rest(self._roll.hidden)]
+        refusals = [member.refusal for member in self._left if member.refusal is not None]
+        return [*self._notes, *_about_refusals(refusals), *_about_the_rest(self._roll.hidden)]
 
 
 def _holder(member: Member, method: str, amounts: Amounts, *, same_as: int | None = None) -> Holder:

@@ -10,6 +10,7 @@ from dontneed.kernel.procfs import ProcessDirectory
 from dontneed.kernel.smaps import parse_smaps
 from dontneed.kernel.status import Counters, parse_status, read_identity
 from dontneed.records import Record
+from dontneed.units import PAGE_BYTES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,17 +29,17 @@ class Member(Record):
 
     Attributes:
         pid, command: who it is.
-        started: when, in clock ticks from boot.
         counters: what its status says.
         task: as the kernel keeps it, where that was asked for.
-        refusal: why there is no task.
+        amounts: what the kernel counts when it walks all its tables, where that was asked for.
+        refusal: why there is no task, or no amounts.
     """
 
     pid: int
     command: str
-    started: int
     counters: Counters
     task: Task | None = None
+    amounts: Amounts | None = None
     refusal: DontneedError | None = None
 
 
@@ -75,33 +76,34 @@ class Roll:
             raise KernelLacks("there is no process in /proc", hint="is it mounted? mount -t proc proc /proc")
         return pids
 
-    def member(self, pid: int, memory: KernelMemory | None = None) -> Member | None:
+    def largest_rss_bytes(self) -> int:
+        """The RSS of the largest process, at a glance."""
+        return max(map(_rss_bytes, self.pids()), default=0)
+
+    def member(self, pid: int, *, memory: KernelMemory | None = None, walked: bool = False) -> Member | None:
         """Who a process is; None if it has no memory of its own: a kernel thread, or one that has ended.
 
         Args:
             pid: its number.
-            memory: to find its task by; None: do not.
+            memory: find its task by this.
+            walked: have the kernel walk its tables, and count; the process may have to wait meanwhile.
         """
         try:
             with self._called(pid) as called:
-                return None if called is None else _member(pid, *called, memory)
-        except (ProcessGone, NoAddressSpace):
-            return None
-
-    def rolled(self, member: Member) -> Amounts | None:
-        """What the kernel counts if it walks all tables of a process, who waits meanwhile; None if it has ended.
-
-        Raises:
-            NotPermitted: it belongs to somebody else.
-            KernelLacks: this kernel has no smaps.
-        """
-        try:
-            with self._called(member.pid) as called:
-                if called is None:
+                if called is None or called[1].kernel_thread:
                     return None
                 process, identity = called
-                return _rolled(process) if identity.started == member.started else None
-        except ProcessGone:
+                counters = Counters(**parse_status(process.read("status")))
+                if not counters.size_bytes:
+                    return None
+                member = Member(pid, identity.command, counters)
+                try:
+                    if memory is not None:
+                        return member.replace(task=memory.task(process))
+                    return member.replace(amounts=_read_amounts(process)) if walked else member
+                except (NotPermitted, KernelLacks) as refusal:
+                    return member.replace(refusal=refusal)
+        except (ProcessGone, NoAddressSpace):
             return None
 
     @contextmanager
@@ -129,22 +131,21 @@ class Roll:
                 yield other, read_identity(other)
 
 
-def _member(pid: int, process: ProcessDirectory, identity: Identity, memory: KernelMemory | None) -> Member | None:
-    if identity.kernel_thread:
-        return None
-    counters = Counters(**parse_status(process.read("status")))
-    if not counters.size_bytes:
-        return None
-    task, refusal = None, None
-    if memory is not None:
-        try:
-            task = memory.task(process)
-        except (NotPermitted, KernelLacks) as refused:
-            refusal = refused
-    return Member(pid, identity.command, identity.started, counters, task, refusal)
+def _rss_bytes(pid: int) -> int:
+    """The RSS of whoever has this number; 0 if nobody has it any more, or it is hidden."""
+    try:
+        fd = os.open(f"/proc/{pid}/statm", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return 0
+    try:
+        return int(os.read(fd, 128).split(None, 2)[1]) * PAGE_BYTES
+    except OSError:  # it has ended
+        return 0
+    finally:
+        os.close(fd)
 
 
-def _rolled(process: ProcessDirectory) -> Amounts:
+def _read_amounts(process: ProcessDirectory) -> Amounts:
     try:
         text = process.read("smaps_rollup")
     except KernelLacks:  # before 4.14
