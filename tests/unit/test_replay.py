@@ -257,7 +257,7 @@ def test_a_stack_grows_down():
         *executed(), touched(STACK_TOP - 100 * PAGE), counts(4, space=50 + PID), touched(HELD), maps=""
     )
     assert replayed.mean_error == 0
-    assert any("1 faults lie in no mapping" in note for note in replayed.notes)  # the last one
+    assert any("faults in no mapping that is known: 1" in note for note in replayed.notes)  # the last one
 
 
 def forked(name="clone", *flags):
@@ -453,7 +453,7 @@ def test_without_the_huge_pages_that_were_there_a_prediction_is_a_lower_bound_an
     assert replayed.what_if is None
     replayed = replay(timeline_of(*events, names=NAMES, huge_pages="always"), huge_pages="never")
     assert replayed.what_if.peak_rss_bytes == PAGE
-    assert any("up to 511 pages more" in note for note in replayed.notes)
+    assert any("RSS is up to 511 pages more" in note for note in replayed.notes)
 
 
 def test_an_older_kernel_says_what_it_would_refuse_and_what_cannot_be_known():
@@ -467,7 +467,7 @@ def test_an_older_kernel_says_what_it_would_refuse_and_what_cannot_be_known():
     assert replayed.mean_error == 0
     assert replayed.what_if.last_rss_bytes == 4 * PAGE
     assert replayed.what_if.kernel == "2.6.32"
-    assert any("1 calls of madvise would be answered otherwise" in note for note in replayed.notes)
+    assert any("calls of madvise that would be answered otherwise: 1;" in note for note in replayed.notes)
     assert any("maps no neighbours" in note for note in replayed.notes)
 
 
@@ -504,7 +504,7 @@ def test_pages_from_before_that_a_call_took_away_are_learned_and_not_predicted()
     ]
     timeline = timeline_of(*events, names=NAMES, rss={"anonymous": 10 * PAGE})
     replayed = replay(timeline, huge_pages="always")
-    assert any("1 calls took away pages that were there at the start: how many, 7 in all" in n for n in replayed.notes)
+    assert any("calls that took away pages from before: 1; how many pages, 7," in n for n in replayed.notes)
     assert replayed.largest_error_bytes == PAGE  # the second one took a page that nothing tells of
     assert replayed.what_if.rss_bytes.tolist() == replayed.predicted.rss_bytes.tolist()
 
@@ -531,8 +531,8 @@ def test_what_the_trace_cannot_tell_is_told():
         "4 records were lost",
         "99.1.0 is newer",
         "5 pages were in swap",
-        "1 calls of process_madvise are left out",
-        "1 faults lie in no mapping",
+        "calls of process_madvise that are left out",
+        "faults in no mapping that is known: 1",
     ):
         assert words in said
 
@@ -541,7 +541,9 @@ def test_an_answer_of_the_model_that_is_not_the_kernels_is_told():
     """For mprotect a hole is ENOMEM: if the kernel did it, the model has missed a mapping."""
     _, replayed = predicted(touched(HELD), counts(1), *called("mprotect", 0x7000_0000, PAGE, 1), touched(HELD))
     assert replayed.predicted.otherwise == {"mprotect": 1}
-    assert any("1 calls of mprotect are answered otherwise" in note for note in replayed.notes)
+    assert any(
+        "calls of mprotect that the model answers otherwise than the kernel did: 1" in note for note in replayed.notes
+    )
 
 
 def test_what_cannot_be_replayed_is_refused():

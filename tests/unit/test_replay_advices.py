@@ -54,6 +54,20 @@ def test_whole_page_tables_are_accounted_for_as_one_and_taken_apart_by_a_touch(m
     assert not accounts.is_awaited(FIRST + 5)  # all of them came
 
 
+def test_a_page_that_was_read_first_is_one_refault_and_brings_what_its_first_write_does(mm):
+    """The zero page takes no memory; the write behind it does."""
+    accounts = Accounts()
+    account = advised(mm, accounts, FIRST, 3)
+    for time, brought in ((30, 0), (40, 0), (50, 1)):
+        assert accounts.is_awaited(FIRST)
+        accounts.touched(FIRST, time, brought)
+    assert not accounts.is_awaited(FIRST)
+    assert (account.touches, account.brought_pages) == ([30], 1)
+    accounts.touched(FIRST + 1, 60, 0)
+    accounts.forget(FIRST, FIRST + 3)
+    assert not accounts.is_awaited(FIRST + 1)
+
+
 def test_a_part_of_a_page_table_of_which_something_else_becomes_leaves_the_rest(mm):
     """Unmapping some pages of it."""
     accounts = Accounts()

@@ -193,14 +193,14 @@ class _Told:
             yield f"{timeline.lost:,} records were lost: what they told is missing here, and errors may come of it"
         if events.in_the_middle:
             yield (
-                "the trace begins in the middle: which pages were there is not known, only how many; RSS is predicted "
-                "from there on"
+                "the trace begins in the middle: which pages were there is not known, only how many; "
+                "RSS is predicted from there on"
             )
         if run.lessons:
-            taken = sum(run.lessons.values())
+            taken = sum(run.lessons.values()) // _PAGE_BYTES
             yield (
-                f"{len(run.lessons):,} calls took away pages that were there at the start: how many, "
-                f"{taken // _PAGE_BYTES:,} in all, is taken from the trace and not predicted"
+                f"calls that took away pages from before: {len(run.lessons):,}; how many pages, {taken:,}, "
+                "is taken from the trace and not predicted"
             )
         yield from self._odd_notes(run)
 
@@ -211,11 +211,11 @@ class _Told:
             most = swapped // _PAGE_BYTES
             yield f"up to {most:,} pages were in swap: which went there, and when, the trace does not tell"
         for name, count in run.process.unseen.items():
-            yield f"{count:,} calls of {name} are left out: the trace does not tell what they act on"
+            yield f"calls of {name} that are left out, for the trace does not tell what they act on: {count:,}"
         if run.process.unmatched:
-            yield f"{run.process.unmatched:,} faults lie in no mapping that is known"
+            yield f"faults in no mapping that is known: {run.process.unmatched:,}"
         for name, count in run.process.otherwise.items():
-            yield f"{count:,} calls of {name} are answered otherwise by the model than they were by the kernel"
+            yield f"calls of {name} that the model answers otherwise than the kernel did: {count:,}"
 
     def _most_in_swap(self) -> int:
         from dontneed.abi import trace_kinds as kinds
@@ -226,23 +226,23 @@ class _Told:
 
     def _what_if_notes(self, run: Run, other: Run, words: tuple[str, str]) -> Iterator[str]:
         yield (
-            "what if: the same calls and touches under another policy of the kernel; what the program, or its "
-            "allocator, would do otherwise is not known"
+            "the same calls and touches under another policy: what the program or its allocator would do then "
+            "is not known"
         )
         fewer = run.huge_faults - other.huge_faults
         if fewer > 0:
             more = fewer * (LEAF_PAGES - 1)
             yield (
-                f"{run.huge_faults:,} faults brought a huge page, whose other pages the trace shows no touches of: "
-                f"without huge pages RSS is at least what is predicted, and up to {more:,} pages more"
+                f"which pages of {fewer:,} huge pages were touched, the trace does not tell: "
+                f"without them RSS is up to {more:,} pages more"
             )
         before, now = (System(version).behaviour.fault_around for version in (self._traced_words[0], words[0]))
         if now < before:
             yield (
-                f"Linux {words[0]} maps no neighbours with a page of a file, and the trace shows no touches of those: "
-                "RSS of files is at least what is predicted"
+                f"Linux {words[0]} maps no neighbours of a file's page with it, and touches of those are not seen: "
+                "RSS may be more"
             )
         for name, count in other.process.otherwise.items():
             more = count - run.process.otherwise.get(name, 0)
             if more > 0:
-                yield f"{more:,} calls of {name} would be answered otherwise: what would be done then is not known"
+                yield f"calls of {name} that would be answered otherwise: {more:,}; what would be done then is not known"

@@ -54,6 +54,7 @@ class Accounts:
         self.all: list[Account] = []
         self.pages: dict[int, Account] = {}
         self.slots: dict[int, Account] = {}
+        self._read: set[int] = set()
 
     def before(self, mm: Mm, call: Call) -> list[Run]:
         """What an advice finds in RSS, to be handed to `after`."""
@@ -92,6 +93,7 @@ class Accounts:
         else:
             self._take_apart(slot)
             self.pages.update(dict.fromkeys(range(start, end), account))
+            self._read.difference_update(range(start, end))
 
     def _take_apart(self, slot: int) -> None:
         """Account for each page of a page table for itself."""
@@ -105,6 +107,7 @@ class Accounts:
         if self.pages:
             for page in _among(self.pages, first, last):
                 del self.pages[page]
+                self._read.discard(page)
         if self.slots:
             for slot in _among(self.slots, first // LEAF_PAGES, -(-last // LEAF_PAGES)):
                 begin, end = slot * LEAF_PAGES, (slot + 1) * LEAF_PAGES
@@ -117,14 +120,24 @@ class Accounts:
         return page in self.pages or page // LEAF_PAGES in self.slots
 
     def touched(self, page: int, time: int, brought_pages: int) -> None:
-        """A page that is awaited was touched, which brought so many."""
+        """A page that is awaited was touched, which brought so many: none, if it was read and has the zero page now.
+
+        Such a page is awaited still, for what its first write brings; but it was touched again already.
+        """
         slot = page // LEAF_PAGES
         self._take_apart(slot)
-        account = self.pages.pop(page)
-        account.touches.append(time)
-        account.brought_pages += max(brought_pages, 0)
+        account = self.pages[page]
+        if page not in self._read:
+            account.touches.append(time)
+        if brought_pages <= 0:
+            self._read.add(page)
+            return
+        account.brought_pages += brought_pages
         if brought_pages >= LEAF_PAGES:
             self.forget(slot * LEAF_PAGES, (slot + 1) * LEAF_PAGES)
+        else:
+            del self.pages[page]
+            self._read.discard(page)
 
 
 def pages_of(start: int, length: int, top: int) -> tuple[int, int]:

@@ -316,8 +316,7 @@ class Run:
 
     def _exec(self, _row: int, _thread: int, _fields: Fields) -> bool:
         self.process.exec()
-        self.accounts.pages.clear()
-        self.accounts.slots.clear()
+        self.accounts.forget(0, self.process.mm.top)
         self._unknown = self._at_start = None
         self._offset = 0
         self._executing = True
