@@ -17,9 +17,10 @@ SECONDS = "s"
 THROUGHPUT = "GiB/s"
 HELD = "B held"
 GIVEN_BACK = "B given back"
+FOUND = "B found"
 
-_MORE_IS_BETTER = (THROUGHPUT, GIVEN_BACK)
-_NEXT_TO_NOTHING = {SECONDS: 1e-6, THROUGHPUT: 1e-6, HELD: 1.0, GIVEN_BACK: 1.0}
+_MORE_IS_BETTER = (THROUGHPUT, GIVEN_BACK, FOUND)
+_NEXT_TO_NOTHING = {SECONDS: 1e-6, THROUGHPUT: 1e-6, HELD: 1.0, GIVEN_BACK: 1.0, FOUND: 1.0}
 """What a ratio takes for a median of 0: there are pauses that never happen, and peers that give nothing back."""
 
 
@@ -41,7 +42,7 @@ class Comparison(Record):
     Attributes:
         question, case: what was asked, and of what.
         subject, peer: whose samples these are.
-        median, peer_median, unit: of their samples, in `SECONDS`, `THROUGHPUT`, `HELD` or `GIVEN_BACK`.
+        median, peer_median, unit: of their samples, in `SECONDS`, `THROUGHPUT`, `HELD`, `GIVEN_BACK` or `FOUND`.
         ratio: how many times as good the subject is as its peer: above 1 it is better, whatever the unit.
         target, met: the promise in words, and whether it is kept; None where nothing was promised.
         samples, peer_samples: all that was measured, in order.

@@ -39,6 +39,7 @@ QUESTIONS = (
     "decode",
     "walk",
     "tracing",
+    "working_set",
     "startup",
     "cache",
     "discard",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from comparing import GIVEN_BACK, HELD, SECONDS
+from comparing import FOUND, GIVEN_BACK, HELD, SECONDS
 from dontneed.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -91,6 +91,6 @@ def _row(comparison: dict[str, Any]) -> Row:
 def _amount(value: float, unit: str) -> str:
     if unit == SECONDS:
         return format_seconds(value)
-    if unit in {HELD, GIVEN_BACK}:
+    if unit in {HELD, GIVEN_BACK, FOUND}:
         return format_bytes(round(value))
     return f"{value:.3g} {unit}"

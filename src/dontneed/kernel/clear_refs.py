@@ -12,7 +12,7 @@ of 64 pages read in a loop 12 to 16 were seen after 0.12 s, in 11 of 15 rounds; 
 
 Writing 4 clears soft-dirty bits, and flushes. In a kernel that was built without soft-dirty bits it does nothing else:
 so there it follows, and all but a page or two are seen. In a kernel that has them somebody may rely on them (CRIU
-does), so there it is not done, and that is told.
+does), so there it is not done, and that is told. The page or two are those whose mark reclaim or DAMON took meanwhile.
 
 Kernel:
     fs/proc/task_mmu.c clear_refs_write(); proc(5). Since 2.6.22; soft-dirty since 3.11. The file belongs to the owner

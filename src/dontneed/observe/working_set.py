@@ -46,7 +46,7 @@ _PROGRAM_FIELDS = (23, 25)
 
 _OF_TABLES = (
     "at least: pages whose mark of use came between two readings; what bore it already cannot be told. At most: all "
-    "that bear it, since whenever, but for what lost it again between two readings: unmapped, or looked at by reclaim"
+    "that bear it, since whenever, but for what lost it between two readings: unmapped, or seen by reclaim or DAMON"
 )
 _OF_SMAPS = (
     "at least: by how much Referenced grew, of private memory that stayed where it was; what bore the mark already "
