@@ -45,7 +45,7 @@ def run(options: Options) -> list[Comparison]:
             timed(LOOK, dontneed.look_all),
             timed(KERNELS, lambda: dontneed.look_all(ROLLUP)),
             timed(COUNTERS, lambda: dontneed.look_all(STATUS)),
-            command(COMMAND, SCRIPT, "look", "--all", "--top", "0"),
+            command(COMMAND, SCRIPT, "look", "--all"),
             command(SMEM, smem),
         ]
         case = Case(QUESTION, f"{count} sleeping Pythons", alternate(runners, options.rounds))
