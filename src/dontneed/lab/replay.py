@@ -245,4 +245,4 @@ class _Told:
         for name, count in other.process.otherwise.items():
             more = count - run.process.otherwise.get(name, 0)
             if more > 0:
-                yield f"calls of {name} that would be answered otherwise: {more:,}; what would be done then is not known"
+                yield f"calls of {name} that would be answered otherwise: {more:,}; what would be done then is unknown"

@@ -15,20 +15,20 @@ from dontneed.records import Record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from typing import Any
+    from typing import Any, TypeAlias
 
     from numpy.typing import NDArray
 
     from dontneed.observe.trace.timeline import Timeline
 
     Array = NDArray[Any]
+    Stage: TypeAlias = tuple[int, int, int]
 
 _REPLAYED = (kinds.CALL, kinds.RETURN, kinds.FAULT, kinds.RSS, kinds.MAPPING, kinds.FORK, kinds.EXEC)
 _CALL_PARTS = (kinds.CALL, kinds.MORE, kinds.RETURN)
 _OF_ITS_OWN = tuple(kinds.CALL_NUMBERS[name] for name in ("exit", "exit_group", "execve", "execveat"))
 """What a child does in its parent's memory that is not done to it."""
 _CLONE, _VFORK = (kinds.CALL_NUMBERS[name] for name in ("clone", "vfork"))
-_NEVER = 1 << 62
 _PIDS = 1 << 32
 _MOST_BYTES = 1 << 57
 """What can be mapped; a counter with more is read while several CPUs change it, and negative."""
@@ -86,28 +86,19 @@ def events_of(timeline: Timeline, pid: int | None = None) -> ReplayedEvents:
 
     tasks = _Tasks(timeline)
     chosen = tasks.busiest() if pid is None else tasks.checked(pid)
-    events = timeline.events
-    mine = np.zeros(len(events), bool)
-    forks = []
     stages = tasks.stages(chosen)
-    for nth, (each, begin, end) in enumerate(stages):
-        mine[begin:end] |= (tasks.owners[begin:end] == each) & tasks.replayed[begin:end]
-        mine[begin:end] |= tasks.borrowed(each)[begin:end]
-        if nth:
-            mine[begin] = True
-            forks.append(begin)
-    picked = np.flatnonzero(mine)
-    rows = events[picked]
-    parts = np.isin(rows["kind"], _CALL_PARTS)
-    calls = _calls(rows, np.flatnonzero(parts), timeline.ended)
+    pieces = [tasks.rows_of(stage) for stage in stages]
+    rows = tasks.events[np.concatenate(pieces)]
+    calls = _calls(rows, np.flatnonzero(np.isin(rows["kind"], _CALL_PARTS)), timeline.ended)
     kept = rows["kind"] != kinds.MORE
     places = np.cumsum(kept) - 1
+    begins = np.cumsum([len(piece) for piece in pieces])[:-1]
     return ReplayedEvents(
         pid=chosen,
         rows=rows[kept],
         calls={int(places[row]): call for row, call in calls.items()},
-        forks=frozenset(np.searchsorted(picked[kept], forks).tolist()),
-        in_the_middle=bool(timeline.maps) and stages[0][0] == timeline.pid and stages[0][1] == 0,
+        forks=frozenset(places[begins].tolist()),
+        in_the_middle=bool(timeline.maps) and stages[0][:2] == (timeline.pid, 0),
         others=len(tasks.faults) - 1,
     )
 
@@ -116,8 +107,7 @@ class _Tasks:
     """Whose each event is.
 
     Attributes:
-        owners: of each event its process.
-        replayed: which events are of a kind that is replayed, or belongs to one.
+        events: those that are replayed, and what belongs to them.
         faults: by process, how many.
     """
 
@@ -125,28 +115,22 @@ class _Tasks:
         import numpy as np
 
         self._timeline = timeline
-        events = self._events = timeline.events
+        self.events = timeline.events[_are_replayed(timeline.events)]
         of_thread = processes(timeline)
-        threads, which = np.unique(events["thread"], return_inverse=True)
+        threads, which = np.unique(self.events["thread"], return_inverse=True)
         known = np.array([of_thread.get(thread, thread) % _PIDS for thread in threads.tolist()], np.int64)
-        self.owners = known[which] if len(threads) else np.zeros(0, np.int64)
-        self.replayed = np.isin(events["kind"], (*_REPLAYED, kinds.MORE))
-        is_count = (events["a"] < len(kinds.COUNTERS)) & (events["b"] < _MOST_BYTES)
-        self.replayed &= (events["kind"] != kinds.RSS) | is_count
-        found, counts = np.unique(self.owners[events["kind"] == kinds.FAULT], return_counts=True)
-        self.faults = dict.fromkeys({timeline.pid, *self.owners.tolist()}, 0)
+        owners = known[which] if len(threads) else np.zeros(0, np.int64)
+        self._order = np.argsort(owners, kind="stable")
+        self._owners = owners[self._order]
+        found, counts = np.unique(owners[self.events["kind"] == kinds.FAULT], return_counts=True)
+        self.faults = dict.fromkeys((timeline.pid, *known.tolist()), 0)
         self.faults.update(zip(found.tolist(), counts.tolist(), strict=True))
-        forks = np.flatnonzero(events["kind"] == kinds.FORK)
-        of_processes = forks[events["a"][forks] == events["b"][forks]]
-        self._births = {
-            int(child): (row, int(parent))
-            for row, child, parent in zip(
-                of_processes.tolist(),
-                events["b"][of_processes].tolist(),
-                events["c"][of_processes].tolist(),
-                strict=True,
-            )
-        }
+        forks = np.flatnonzero(self.events["kind"] == kinds.FORK)
+        forks = forks[self.events["a"][forks] == self.events["b"][forks]]
+        born = zip(forks.tolist(), *(self.events[name][forks].tolist() for name in "bc"), strict=True)
+        self._births = {child: (row, parent) for row, child, parent in born}
+        execs = np.flatnonzero(self.events["kind"] == kinds.EXEC)[::-1]
+        self._first_exec = dict(zip(self.events["a"][execs].tolist(), execs.tolist(), strict=True))
 
     def busiest(self) -> int:
         """The process with most faults; of equals, the one that the trace is of."""
@@ -162,68 +146,81 @@ class _Tasks:
             raise UsageError(msg, hint=f"it has {', '.join(map(str, some))}")
         return pid
 
-    def stages(self, pid: int) -> list[tuple[int, int, int]]:
+    def stages(self, pid: int) -> list[Stage]:
         """The processes that this one was, in order: each with its first row, and the row behind its last."""
-        end = len(self._events)
-        found: list[tuple[int, int, int]] = []
-        while pid in self._births and not self._executes(pid):
+        end = len(self.events)
+        found: list[Stage] = []
+        while pid in self._births and pid not in self._first_exec and self._births[pid][0] < end:
             row, parent = self._births[pid]
             found.append((pid, row, end))
             pid, end = parent, row
-        begin = self._first_exec(pid) if pid in self._births else 0
+        begin = self._first_exec.get(pid, 0) if pid in self._births else 0
         found.append((pid, begin, end))
         return found[::-1]
 
-    def borrowed(self, pid: int) -> Array:
-        """Which events are of children that run in this process's memory."""
+    def rows_of(self, stage: Stage) -> Array:
+        """The rows that tell of a process within a stage; that of its fork is the first, if it was forked."""
         import numpy as np
 
-        mine = np.zeros(len(self._events), bool)
+        pid, begin, end = stage
+        pieces = [self._own(pid, begin, end)]
+        if self._births.get(pid, (-1, 0))[0] == begin:
+            pieces.append(np.array([begin]))
         for child, (row, parent) in self._births.items():
-            if parent != pid:
-                continue
-            until = min(self._first_exec(child), len(mine))
-            ours = self._spaces(self.owners[:row] == pid, 0)
-            its = self._spaces(self.owners[row:until] == child, row)
-            if (its[0] == ours[-1]) if len(its) and len(ours) else self._says_so(row):
-                mine[row:until] |= self.owners[row:until] == child
-        return mine & self.replayed & ~self._is_of_its_own()
+            if parent == pid and begin <= row < end and self._is_borrowed(pid, child, row):
+                rows = self._own(child, row, min(self._first_exec.get(child, end), end))
+                pieces.append(rows[~self._are_of_its_own(rows)])
+        return np.sort(np.concatenate(pieces))
 
-    def _spaces(self, of_process: Array, begin: int) -> Array:
-        """The address spaces that some events, from a row on, count as their thread's own, in order."""
-        events = self._events[begin : begin + len(of_process)]
-        own: Array = events["c"][of_process & (events["kind"] == kinds.RSS) & (events["d"] == 1)]
+    def _own(self, pid: int, begin: int, end: int) -> Array:
+        """The rows of a process's own threads."""
+        import numpy as np
+
+        first, last = np.searchsorted(self._owners, (pid, pid + 1))
+        rows: Array = self._order[first:last]
+        return rows[np.searchsorted(rows, begin) : np.searchsorted(rows, end)]
+
+    def _is_borrowed(self, parent: int, child: int, fork: int) -> bool:
+        """Whether a child runs in its parent's memory at first."""
+        its = self._own_spaces(self._own(child, fork, self._first_exec.get(child, len(self.events))))
+        ours = self._own_spaces(self._own(parent, 0, fork))
+        return bool(its[0] == ours[-1]) if len(its) and len(ours) else self._says_so(fork)
+
+    def _own_spaces(self, rows: Array) -> Array:
+        """The address spaces that some events count as their thread's own, in order."""
+        events = self.events[rows]
+        own: Array = events["c"][(events["kind"] == kinds.RSS) & (events["d"] == 1)]
         return own
 
     def _says_so(self, fork: int) -> bool:
         """Whether the call that forked asked for shared memory."""
         import numpy as np
 
-        events = self._events
-        before = (events["thread"][:fork] == events["thread"][fork]) & (events["kind"][:fork] == kinds.CALL)
-        rows = np.flatnonzero(before)
+        events = self.events[:fork]
+        rows = np.flatnonzero((events["thread"] == self.events["thread"][fork]) & (events["kind"] == kinds.CALL))
         if not len(rows):
             return False
         call = events[rows[-1]]
         return bool(call["a"] == _VFORK or (call["a"] == _CLONE and int(call["b"]) & mman.CLONE_VM))
 
-    def _is_of_its_own(self) -> Array:
+    def _are_of_its_own(self, rows: Array) -> Array:
+        """Which events of a child in its parent's memory are nothing that is done to that."""
         import numpy as np
 
-        events = self._events
+        events = self.events[rows]
         of_calls = np.isin(events["kind"], _CALL_PARTS) & np.isin(events["a"], _OF_ITS_OWN)
         return np.asarray(of_calls | (events["kind"] == kinds.FORK))
 
-    def _executes(self, pid: int) -> bool:
-        return self._first_exec(pid) < _NEVER
 
-    def _first_exec(self, pid: int) -> int:
-        """The row at which a process first executes a program; `_NEVER`: nowhere."""
-        import numpy as np
+def _are_replayed(events: Array) -> Array:
+    """Which events are of a kind that is replayed, or belong to one; but for counts that no memory can have."""
+    import numpy as np
 
-        events = self._events
-        rows = np.flatnonzero((events["kind"] == kinds.EXEC) & (events["a"] == pid))
-        return int(rows[0]) if len(rows) else _NEVER
+    known = np.zeros(256, bool)
+    known[[*_REPLAYED, kinds.MORE]] = True
+    replayed: Array = known[events["kind"]]
+    replayed &= (events["kind"] != kinds.RSS) | ((events["a"] < len(kinds.COUNTERS)) & (events["b"] < _MOST_BYTES))
+    return replayed
 
 
 def _calls(rows: Array, parts: Array, ended: int) -> dict[int, Call]:

@@ -103,22 +103,28 @@ class Run:
         """Replay them all."""
         rows = self._events.rows
         columns = (rows[name].tolist() for name in ("time", "thread", "kind", "a", "b", "c", "d"))
-        others = self._others()
-        is_counted = False
-        row = 0
+        others, in_call = self._others(), self._in_call
+        rss, fault = kinds.RSS, kinds.FAULT
+        space, counted, is_counted, row = _NOWHERE, self._counted, False, 0
         for row, (time, thread, kind, a, b, c, d) in enumerate(zip(*columns, strict=True)):
-            if kind == kinds.RSS:
-                is_counted = self._count(thread, (a, b, c, d)) or is_counted
+            if kind == rss:
+                if c == space and thread not in in_call:  # as nearly all are
+                    counted[a], is_counted = b, True
+                else:
+                    is_counted = self._count(thread, (a, b, c, d)) or is_counted
+                    space, counted = self._space if self._arguments_known else _NOWHERE, self._counted
                 continue
             if is_counted:
                 is_counted = False
                 self._note(time)
-            if kind == kinds.FAULT:
+            if kind == fault:
                 self._fault(a, c, time)
-            elif kind == kinds.RETURN:
-                is_counted = self._return(thread)
             elif others[kind](row, thread, (a, b, c, d)):
                 break
+            elif kind == kinds.RETURN:
+                is_counted = self._space != _NOWHERE
+            else:
+                space = _NOWHERE  # until it is seen which one it is now
         else:
             if is_counted:
                 self._note(int(rows["time"][-1]))
@@ -128,6 +134,7 @@ class Run:
         """What to do about events of the rarer kinds; each says whether it is the last that the process does."""
         return {
             kinds.CALL: self._call,
+            kinds.RETURN: self._return,
             kinds.MAPPING: self._mapping,
             kinds.FORK: self._fork,
             kinds.EXEC: self._exec,
@@ -211,12 +218,12 @@ class Run:
             self._carry_out(call)
         return False
 
-    def _return(self, thread: int) -> bool:
-        """A call returns; whether this is a moment."""
+    def _return(self, _row: int, thread: int, _fields: Fields) -> bool:
+        """A call returns."""
         call = self._in_call.pop(thread, None)
         if call is None or call.name in _EXECUTES:  # there is none where a command is traced from its first instruction
             self._executing = False
-            return self._space != _NOWHERE
+            return False
         if thread in self._waiting:
             self._carry_out(self._waiting.pop(thread))
         elif call.name == "mmap" and thread not in self._mapped:
@@ -224,7 +231,7 @@ class Run:
         self._mapped.discard(thread)
         if self._unknown is not None:
             self._learn(call, self._unknown)
-        return self._space != _NOWHERE
+        return False
 
     def _carry_out(self, call: Call, file_name: str | None = None) -> None:
         """Do in the model what a call did."""

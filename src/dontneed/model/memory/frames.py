@@ -49,11 +49,6 @@ class Frames:
         self.dirty: set[int] = set()
         self._folios: dict[int, int] = {}
 
-    @property
-    def next_frame(self) -> int:
-        """The number that the next frame will have."""
-        return self._next
-
     def allocate(self, count: int) -> int:
         """`count` fresh zeroed frames in a row; the number of the first. As anonymous ones they are mapped once."""
         first = self._next

@@ -172,10 +172,8 @@ def fill_page(mm: Mm, vma: Vma, page: int) -> bool:
     """
     if not vma.anon_vma or vma.file is not None or vma.flags & _WRITABLE_PLAIN != VM_WRITE:
         return False
-    frames = mm.system.frames
-    if not mm.table.put_into_gap(page, _FRESH, frames.next_frame):
+    if not mm.table.put_into_gap(page, _FRESH, mm.system.frames.allocate):
         return False
-    frames.allocate(1)
     mm.minor_faults += 1
     mm.resident[ANON] += 1
     return True

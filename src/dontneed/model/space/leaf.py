@@ -201,14 +201,14 @@ def written(leaf: Leaf, run: Run) -> Leaf:
     return _spliced(leaf, first, last, (run,))
 
 
-def with_page_behind(leaf: tuple[()] | Run | list[Run], page: int, code: int, value: int) -> Leaf | None:
-    """The leaf with one page more, if that lies behind all entries; None: it does not. What touching in order does."""
+def with_page(leaf: tuple[()] | Run | list[Run], page: int, code: int, value: int) -> Leaf:
+    """The leaf with one page more, where it has no entry; in a few steps if that lies behind all entries."""
     if not leaf:
         return (page, page + 1, code, value)
     runs = [leaf] if isinstance(leaf, tuple) else leaf
     first, last, before, first_value = runs[-1]
     if page < last:
-        return None
+        return written(leaf, (page, page + 1, code, value))
     if page == last and code == before and value == first_value + STEP[code] * (last - first):
         longer = (first, page + 1, code, first_value)
         return longer if len(runs) == 1 else [*runs[:-1], longer]

@@ -28,7 +28,7 @@ from dontneed.model.space.leaf import (
     runs_within,
     taken,
     with_gaps,
-    with_page_behind,
+    with_page,
     written,
 )
 
@@ -90,24 +90,22 @@ class PageTable:
             run = (start, stop, code, value + STEP[code] * offset)
             self.leaves[number] = written(self._leaf(number), run)
 
-    def put_into_gap(self, vpn: int, code: int, value: int) -> bool:
-        """Give one page an entry where its table is there and has none; whether that was so."""
+    def put_into_gap(self, vpn: int, code: int, allocate: Allocate) -> bool:
+        """Give one page an entry where its table is there and has none, as `fill` does; whether that was so."""
         number, page = vpn >> LEAF_SHIFT, vpn % LEAF_PAGES
         leaf = self.leaves.get(number)
         if leaf is None:
             return False
         if isinstance(leaf, Patchwork):
-            if leaf.codes[page]:
+            codes = leaf.codes
+            if codes[page]:
                 return False
-            leaf.codes[page] = code
-            leaf.values[page] = value
+            codes[page] = code
+            leaf.values[page] = allocate(1)
             return True
-        appended = with_page_behind(leaf, page, code, value)
-        if appended is None:
-            if entry_at(leaf, page)[0]:
-                return False
-            appended = written(leaf, (page, page + 1, code, value))
-        self.leaves[number] = appended
+        if entry_at(leaf, page)[0]:
+            return False
+        self.leaves[number] = with_page(leaf, page, code, allocate(1))
         return True
 
     def fill(self, first: int, last: int, code: int, allocate: Allocate) -> int:
