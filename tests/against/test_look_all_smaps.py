@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dontneed.observe.holders.look_all import ROLLUP, TABLES, look_all
+from dontneed.observe.holders.look_all import ROLLUP, STATUS, TABLES, WINDOWS, look_all
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_feature("kernel memory"), pytest.mark.needs_feature("BTF")]
 
@@ -54,6 +54,15 @@ FAMILY = """if True:
 """
 
 
+@pytest.fixture
+def zoo_without_hugetlb(monkeypatch, request):
+    """The zoo with all animals but those."""
+    source = (Path(__file__).parent / "zoo.py").read_text(encoding="utf-8")
+    animals = source.partition("ANIMALS = (")[2].partition(")")[0].replace(",", " ").split()
+    monkeypatch.setenv("ZOO_ANIMALS", " ".join(name for name in animals if not name.startswith("hugetlb")))
+    return request.getfixturevalue("zoo")
+
+
 def rollup_of(pid):
     """(RSS, USS, PSS, swap) by the kernel, in bytes; PSS and swap in whole KiB."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
@@ -63,14 +72,14 @@ def rollup_of(pid):
 
 def in_the_same_words(holder):
     """The same of a process as we see it."""
-    assert holder.method == TABLES
     pss = holder.pss_bytes // KIB * KIB
     return holder.rss_bytes, holder.uss_bytes, pss, holder.swap_bytes
 
 
-def seen(*pids):
+def seen(*pids, method=TABLES):
     """What we see of some processes, by pid."""
-    found = {holder.pid: holder for holder in look_all(TABLES).processes}
+    found = {holder.pid: holder for holder in look_all(method).processes}
+    assert {found[pid].method for pid in pids} == {method}
     return {pid: in_the_same_words(found[pid]) for pid in pids}
 
 
@@ -84,18 +93,33 @@ def test_a_process_with_every_kind_of_memory(zoo, agreed):
     agreed(lambda: told(zoo.pid), lambda: seen(zoo.pid))
 
 
-def test_a_family_that_shares_and_has_written_to_some_of_it(child, agreed):
+def test_a_process_with_every_kind_but_hugetlb(zoo_without_hugetlb, agreed):
+    """In windows: what is no memory is told by that nobody counts it as mapped."""
+    pid = zoo_without_hugetlb.pid
+    agreed(lambda: told(pid), lambda: seen(pid, method=WINDOWS))
+
+
+def test_hugetlb_pages_are_not_for_windows(zoo):
+    """The page map does not tell them from others: another way has to be taken."""
+    [found] = [holder for holder in look_all(WINDOWS).processes if holder.pid == zoo.pid]
+    if found.hugetlb_bytes:
+        assert (found.method, found.pss_bytes) == (STATUS, None)
+
+
+@pytest.mark.parametrize("method", [TABLES, WINDOWS])
+def test_a_family_that_shares_and_has_written_to_some_of_it(child, agreed, method):
     """Pages shared by fork, written to by some; huge pages split in some; shared memory; what is mapped twice."""
     parent = child(FAMILY)
     pids = [parent.pid, *map(int, parent.said)]
     assert len(pids) == 4
-    ours = agreed(lambda: told(*pids), lambda: seen(*pids))
+    ours = agreed(lambda: told(*pids), lambda: seen(*pids, method=method))
     for rss, uss, pss, _ in ours.values():
         assert 0 < uss < pss < rss
     assert max(rss for rss, _, _, _ in ours.values()) > 15 * MIB
 
 
-def test_every_process_that_stands_still(child):
+@pytest.mark.parametrize("method", [TABLES, WINDOWS])
+def test_every_process_that_stands_still(child, method):
     """All of the machine that do, ours and others: those of which the kernel says the same before and after."""
     for _ in range(8):
         child("import mmap; held = mmap.mmap(-1, 1 << 20, 34); held[:] = bytes(len(held))")
@@ -104,14 +128,14 @@ def test_every_process_that_stands_still(child):
         return holder.replace(method="", pss_bytes=holder.pss_bytes // KIB)
 
     def kernels_and_ours():
-        before, ours, after = look_all(ROLLUP), look_all(TABLES), look_all(ROLLUP)
+        before, ours, after = look_all(ROLLUP), look_all(method), look_all(ROLLUP)
         later = {holder.pid: holder for holder in after.processes}
         still = {
             holder.pid: holder
             for holder in before.processes
             if holder == later.get(holder.pid) and holder.method == ROLLUP
         }
-        return [(still[holder.pid], holder) for holder in ours.processes if holder.pid in still]
+        return [(still[each.pid], each) for each in ours.processes if each.pid in still and each.method == method]
 
     for _ in range(20):
         pairs = kernels_and_ours()
@@ -122,7 +146,8 @@ def test_every_process_that_stands_still(child):
 
 
 @pytest.mark.usefixtures("swap_space")
-def test_what_is_in_swap(child, agreed):
+@pytest.mark.parametrize("method", [TABLES, WINDOWS])
+def test_what_is_in_swap(child, agreed, method):
     """Anonymous pages that were pushed out."""
     holder = child("""if True:
         import mmap, os
@@ -131,7 +156,7 @@ def test_what_is_in_swap(child, agreed):
         memory[:] = os.urandom(len(memory))
         memory.madvise(21, 0, 3 << 20)
     """)
-    ours = agreed(lambda: told(holder.pid), lambda: seen(holder.pid))
+    ours = agreed(lambda: told(holder.pid), lambda: seen(holder.pid, method=method))
     assert ours[holder.pid][3] > MIB
 
 
@@ -154,7 +179,8 @@ def test_hugetlb_pages_are_beside_rss(child, agreed):
     assert found.rss_bytes > 8 * MIB
 
 
-def test_files_that_many_map(tmp_path, child, agreed):
+@pytest.mark.parametrize("method", [TABLES, WINDOWS])
+def test_files_that_many_map(tmp_path, child, agreed, method):
     """Some pages by one, some by all, in large folios or not: each frame's own count."""
     path = tmp_path / "file"
     path.write_bytes(b"f" * (4 * MIB))
@@ -170,4 +196,4 @@ def test_files_that_many_map(tmp_path, child, agreed):
         """).pid
         for nth in range(5)
     ]
-    agreed(lambda: told(*holders), lambda: seen(*holders))
+    agreed(lambda: told(*holders), lambda: seen(*holders, method=method))

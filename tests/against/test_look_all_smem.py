@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from dontneed.observe.holders.look_all import ROLLUP, STATUS, TABLES, look_all
+from dontneed.observe.holders.look_all import ROLLUP, STATUS, TABLES, WINDOWS, look_all
 
 pytestmark = pytest.mark.needs_command("smem")
 
@@ -35,7 +35,7 @@ def held(child):
     return {child(HOLD.format(size=size)).pid: size * MIB for size in (1, 2, 3, 5)}
 
 
-@pytest.mark.parametrize("method", [ROLLUP, pytest.param(TABLES, marks=READS_TABLES)])
+@pytest.mark.parametrize("method", [ROLLUP, *(pytest.param(way, marks=READS_TABLES) for way in (TABLES, WINDOWS))])
 def test_amounts_are_those_of_smem(held, method, agreed):
     """Of ours to the byte, but for PSS, of which smem drops what is below a KiB in each mapping."""
     smems_pss = {}

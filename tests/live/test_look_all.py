@@ -10,13 +10,17 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import dontneed
 from dontneed.errors import KernelLacks, NotPermitted, UsageError
 from dontneed.kernel.kernel_memory import kernel_memory
+from dontneed.kernel.kpage import read_map_counts, read_map_counts_of
+from dontneed.kernel.procfs import ProcessDirectory
 from dontneed.observe.holders.holder import SORT_KEYS
-from dontneed.observe.holders.look_all import METHODS, ROLLUP, STATUS, TABLES
+from dontneed.observe.holders.look_all import METHODS, ROLLUP, STATUS, TABLES, WINDOWS
+from dontneed.observe.tables.reader import TableReader
 
 PATIENCE_SECONDS = 60
 MIB = 1 << 20
@@ -67,7 +71,7 @@ def plausible(holders):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_process_is_in_the_table_with_what_it_holds(child, method, request):
     """By each way that there is; its own memory is its own."""
-    if method == TABLES:
+    if method in (TABLES, WINDOWS):
         for mark in (pytest.mark.needs_root, pytest.mark.needs_feature("kernel memory")):
             request.node.add_marker(mark)
         if os.geteuid():
@@ -172,11 +176,30 @@ def test_what_is_largest_comes_first(child):
 @by_tables
 def test_the_machine_has_no_process_that_the_list_of_all_does_not_have():
     """Those of /proc, and their memory, are among all tasks of the kernel."""
-    with kernel_memory() as memory, dontneed.kernel.procfs.ProcessDirectory() as process:
+    with kernel_memory() as memory, ProcessDirectory() as process:
         everyone = memory.everyone()
         own = memory.task(process)
     assert own.mm in {task.mm for task in everyone}
     assert len(everyone) >= len(dontneed.look_all(STATUS).processes) - 2  # some come and go
+
+
+@by_tables
+def test_frames_are_asked_about_without_numpy_as_with_it():
+    """How often each is mapped: near and far ones, and beyond the last one of the machine."""
+    frames = [0, 1, 5, 70, 200, 4_000, 1 << 16, (1 << 16) + 3, 1 << 36]
+    found = read_map_counts_of(frames)
+    assert list(found) == frames
+    assert found[1 << 36] == 0
+    with kernel_memory() as memory, ProcessDirectory() as process:
+        task = memory.task(process)
+        entries = [entry for tables in TableReader(memory, [task]) for entry in tables.entries[0].tolist() if entry & 1]
+    frames = sorted({(entry & (1 << 52) - 1) >> 12 for entry in entries})
+    counts = read_map_counts(np.array(frames, np.uint64)).tolist()
+    differing = [
+        frame for frame, count in zip(frames, counts, strict=True) if read_map_counts_of([frame]) != {frame: count}
+    ]
+    assert len(differing) * 10 <= len(frames)  # somebody else may map them meanwhile
+    assert read_map_counts_of([]) == {}
 
 
 @by_tables
@@ -216,7 +239,7 @@ def test_a_kernel_without_rollup_is_asked_for_smaps(child, monkeypatch):
     """Before 4.14; the sums are the same."""
     pid = child(HELD).pid
     rolled = holder_of(pid, ROLLUP)
-    read = dontneed.kernel.procfs.ProcessDirectory.read
+    read = ProcessDirectory.read
 
     def without_rollup(self, name):
         if name == "smaps_rollup":
@@ -410,24 +433,71 @@ def test_where_all_are_small_the_kernel_walks(child, monkeypatch):
 
 @by_tables
 @pytest.mark.usefixtures("all_are_large")
-def test_where_one_is_large_page_tables_are_read(child):
-    """Nobody waits."""
-    assert holder_of(child(HELD).pid).method == TABLES
+def test_what_is_large_is_read_in_windows(child):
+    """Nobody waits, and numpy is not needed."""
+    assert holder_of(child(HELD).pid).method == WINDOWS
+
+
+@by_tables
+@pytest.mark.usefixtures("all_are_large")
+def test_where_windows_do_not_do_page_tables_are_read(child, monkeypatch):
+    """One that shares too much, for instance: then all are read so, and shares are of one moment."""
+    monkeypatch.setattr("dontneed.observe.holders.windows._MOST_SHARED", 10)
+    pid = child(HELD).pid
+    holders = dontneed.look_all()
+    assert next(each for each in holders.processes if each.pid == pid).method == TABLES
+    assert {each.method for each in holders.processes} <= {TABLES, STATUS}
+    assert plausible(holders)
 
 
 @pytest.mark.usefixtures("all_are_large")
-def test_where_page_tables_are_out_of_reach_the_kernel_walks_and_it_is_said(child, monkeypatch):
+def test_where_frames_are_out_of_reach_the_kernel_walks_and_it_is_said(child, monkeypatch):
     """Why, and whom that stalls."""
 
-    def refuse():
+    def refuse(*_):
         msg = "page tables cannot be read: no"
         raise NotPermitted(msg, hint="ask")
 
+    def lack(*_):
+        msg = "there is no /proc/kpagecount"
+        raise KernelLacks(msg)
+
     monkeypatch.setattr("dontneed.kernel.kernel_memory.kernel_memory", refuse)
+    monkeypatch.setattr("dontneed.observe.holders.windows.read_map_counts_of", lack)
     pid = child(HELD).pid
     holders = dontneed.look_all()
     assert next(each for each in holders.processes if each.pid == pid).method == ROLLUP
     assert holders.notes[0] == "page tables cannot be read: no; ask"
-    assert "stalls them while it is read" in holders.notes[1]
+    assert "stalled by smaps_rollup while it was read: " in holders.notes[1]
+    assert len({each.pid for each in holders.processes}) == len(holders.processes)
     with pytest.raises(NotPermitted):
         dontneed.look_all(TABLES)
+
+
+@pytest.mark.needs_root
+def test_nobodys_own_large_process_is_walked_by_the_kernel_and_it_is_said(as_nobody):
+    """It may not see frames."""
+    done = as_nobody(
+        "from dontneed.observe.holders import look_all as way; way._SMALL_BYTES = 1 << 20\n" + SEEN.strip()
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    seen = json.loads(done.stdout)
+    assert seen["rows"][str(seen["me"])]["method"] == ROLLUP
+    assert any("stalled by smaps_rollup while it was read: " in note for note in seen["notes"])
+    assert len([note for note in seen["notes"] if "are not known" in note]) == 1
+
+
+@by_tables
+def test_windows_see_processes_that_come_and_go_as_well(child):
+    """Whoever has ended is left out, whatever was read of it before."""
+    pid = child(HELD).pid
+    with subprocess.Popen(
+        ["sh", "-c", "while :; do sh -c true & true & wait; done"], start_new_session=True, stderr=subprocess.DEVNULL
+    ) as shell:
+        try:
+            for _ in range(15):
+                holders = dontneed.look_all(WINDOWS)
+                assert plausible(holders)
+                assert pid in {holder.pid for holder in holders.processes}
+        finally:
+            os.killpg(shell.pid, signal.SIGKILL)  # a session of its own

@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import os
 import sys
+from array import array
 
 from dontneed.errors import KernelLacks, NotPermitted
 from dontneed.kernel.libc import pread_held
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from dontneed.kernel.pagemap import Words
 
 _WORD_BYTES = 8
@@ -58,6 +61,29 @@ def read_map_counts(frames: Words) -> Words:
     Args, Returns, Raises: as `read_frame_flags`.
     """
     return _read_words("/proc/kpagecount", frames)
+
+
+def read_map_counts_of(frames: Sequence[int]) -> dict[int, int]:
+    """How often each of some frames is mapped, without numpy; 0 beyond the last frame of the machine.
+
+    Args:
+        frames: ascending, each once.
+    Raises:
+        As `read_frame_flags`.
+    """
+    times: dict[int, int] = {}
+    fd = _open("/proc/kpagecount")
+    try:
+        cuts = [place for place in range(1, len(frames)) if frames[place] - frames[place - 1] > _JOIN_FRAMES]
+        for begin, end in zip([0, *cuts], [*cuts, len(frames)], strict=True):
+            run = frames[begin:end]
+            if run:
+                size = (run[-1] - run[0] + 1) * _WORD_BYTES
+                counts = array("Q", os.pread(fd, size, run[0] * _WORD_BYTES).ljust(size, b"\0"))
+                times.update((frame, counts[frame - run[0]]) for frame in run)
+    finally:
+        os.close(fd)
+    return times
 
 
 def _read_words(path: str, frames: Words) -> Words:

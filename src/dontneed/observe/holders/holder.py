@@ -20,9 +20,9 @@ class Holder(Record):
         swap_bytes: its pages in swap; without swapped shared memory, which belongs to no process.
         hugetlb_bytes: in pages of the hugetlb pool.
         page_table_bytes: that its page tables take.
-        method: how that was read: `page tables`, `smaps_rollup` or `status`.
+        method: how that was read: `smaps_rollup`, `pagemap`, `page tables` or `status`.
         same_as: the process whose address space this one lives in (CLONE_VM, or a vfork that has not yet exec'd); its
-            amounts are repeated here, and are in the sums once.
+            amounts are repeated here, and are in the sums once. Known where page tables were read.
     """
 
     pid: int
@@ -65,7 +65,7 @@ class Holders(Record):
     Attributes:
         processes: a `Holder` each, by pid; without kernel threads and without what has ended.
         total: the sums.
-        method: how most was read: `page tables`, `smaps_rollup` or `status`, with a plus between them.
+        method: how they were read: as those of `Holder`, with a plus between them.
         seconds: how long it took.
         notes: what could not be seen, and why, in sentences.
     """

@@ -1,9 +1,9 @@
 """`look_all`: RSS, USS, PSS, swap and page tables of every process of the machine.
 
-Three ways. The kernel's own count (smaps_rollup), of processes of ours, or of all by root: it is the fastest while
-processes are small, and walks the tables of each while that waits for it. All page tables together, once, by root:
-nobody waits for that, and the frames say who shares what with whom. And the counters that everybody may read, which
-know no shares.
+Four ways to know who shares what with whom. The kernel's own count (smaps_rollup) is the fastest while a process is
+small, but walks all its tables while that waits. The page map says the same in windows, and keeps nobody waiting. All
+page tables, read together, say it of processes that share much, or have hugetlb pages. And the counters that everybody
+may read know RSS and swap, and no shares.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from time import perf_counter
 
 from dontneed.errors import DontneedError, KernelLacks, NotPermitted, UsageError
 from dontneed.observe.holders.holder import Holder, Holders, total_of
-from dontneed.observe.holders.roll import Amounts, Roll
+from dontneed.observe.holders.roll import Amounts, Roll, read_rollup
 from dontneed.units import MIB, format_bytes
 
 TYPE_CHECKING = False
@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from dontneed.kernel.kernel_memory import KernelMemory
-    from dontneed.observe.holders.roll import Member
+    from dontneed.kernel.procfs import ProcessDirectory
+    from dontneed.kernel.status import Counters
+    from dontneed.observe.holders.roll import Count, Member
 
-TABLES, ROLLUP, STATUS = "page tables", "smaps_rollup", "status"
-METHODS = ("auto", TABLES, ROLLUP, STATUS)
+TABLES, WINDOWS, ROLLUP, STATUS = "page tables", "pagemap", "smaps_rollup", "status"
+METHODS = ("auto", TABLES, WINDOWS, ROLLUP, STATUS)
 """Ways to know shares; `auto` takes for each process the best that is open to us, and says which."""
 
 _SMALL_BYTES = 256 * MIB
@@ -37,9 +39,9 @@ _WHOLE_MACHINE = ("pid:[4026531836]", "")
 def look_all(method: str = "auto") -> Holders:
     """Look at all processes: what each holds of the machine's memory, alone (USS) and with others (PSS).
 
-    Stops and changes nothing. No process has to wait for it longer than about a millisecond: where there is one that
-    has more than 256 MiB, page tables are read without anybody's knowing. Without the right to do that the kernel walks
-    them for us, which can stall a large one for tens of milliseconds per GiB, and is noted.
+    Stops and changes nothing. No process has to wait for it longer than about a millisecond, large ones less. Without
+    the right to see frames the kernel walks a large process for us, which can stall it for tens of milliseconds per
+    GiB, and is noted.
 
     Args:
         method: one of `METHODS`; `auto` takes the best that is open to us, process by process.
@@ -49,17 +51,24 @@ def look_all(method: str = "auto") -> Holders:
         UsageError: `method` is not one of `METHODS`.
         NotPermitted, KernelLacks: the method asked for is not there; or there is no /proc. `auto` goes on to the next.
     Kernel:
-        bpf(2) since 5.14, by root; /proc/PID/smaps_rollup since 4.14, smaps before; status; proc(5).
+        /proc/PID/smaps_rollup since 4.14, smaps before; PAGEMAP_SCAN since 6.7, and pagemap with kpagecount, by root;
+        bpf(2) since 5.14, by root; status; proc(5).
     """
     if method not in METHODS:
         msg = f"there is no method {method!r} to look at all processes"
         raise UsageError(msg, hint=f"one of {', '.join(METHODS)}")
     began = perf_counter()
     look = _Look()
-    if method == TABLES or (method == "auto" and look.has_large()):
-        look.by_tables(or_else=method == "auto")
-    if method in ("auto", ROLLUP):
-        look.by_rollup()
+    if method == "auto":
+        look.by_all_ways()
+    elif method == TABLES:
+        look.by_tables()
+    elif method == WINDOWS:
+        from dontneed.observe.holders.windows import read_by_windows
+
+        look.one_by_one(read_by_windows, WINDOWS)
+    elif method == ROLLUP:
+        look.one_by_one(read_rollup, ROLLUP)
     look.by_status()
     processes = tuple(sorted(look.found, key=lambda holder: holder.pid))
     methods = [each for each in METHODS if any(holder.method == each for holder in processes)]
@@ -80,25 +89,50 @@ class _Look:
         self._left: list[Member] = []
         self._notes: list[str] = []
 
-    def has_large(self) -> bool:
-        """Whether there is a process that would have to wait long while the kernel walks its tables."""
-        return self._roll.largest_rss_bytes() > _SMALL_BYTES
+    def by_all_ways(self) -> None:
+        """Each process by the best way that is open to us."""
+        self.one_by_one(_count_courteously)
+        if any(isinstance(member.refusal, KernelLacks) for member in self._large_left()):
+            self._by_tables_if_possible()
+        if large := self._large_left():
+            self._stall(large)
 
-    def by_tables(self, *, or_else: bool) -> None:
+    def _large_left(self) -> list[Member]:
+        return [member for member in self._left if _is_large(member.counters)]
+
+    def _by_tables_if_possible(self) -> None:
+        """All of them anew, so that shares are of one moment."""
+        found, left = self.found, self._left
+        self.found, self._left = [], []
+        try:
+            self.by_tables()
+        except (NotPermitted, KernelLacks) as refusal:
+            self.found, self._left = found, left
+            self._notes.append(refusal.in_words)
+            return
+        self._waiting, self._left = [member.pid for member in self._left], []
+        self.one_by_one(_count_courteously)
+
+    def _stall(self, members: list[Member]) -> None:
+        """Have the kernel walk large processes, and say so."""
+        self._left = [member for member in self._left if member not in members]
+        self._waiting = [member.pid for member in members]
+        before = len(self.found)
+        self.one_by_one(read_rollup, ROLLUP)
+        if stalled := len(self.found) - before:
+            whose = _counted(stalled, "large process was", "large processes were")
+            self._notes.append(f"{whose} stalled by smaps_rollup while it was read: {_why(members)}")
+
+    def by_tables(self) -> None:
         """All whose page tables can be read; the others wait for another way.
 
-        Args:
-            or_else: there is another way.
+        Raises:
+            NotPermitted, KernelLacks: page tables cannot be read.
         """
         from dontneed.kernel.kernel_memory import kernel_memory
 
-        try:
-            with kernel_memory() as memory:
-                self._read_tables(memory)
-        except (NotPermitted, KernelLacks) as refusal:
-            if not or_else:
-                raise
-            self._notes.append(refusal.in_words)
+        with kernel_memory() as memory:
+            self._read_tables(memory)
 
     def _read_tables(self, memory: KernelMemory) -> None:
         from dontneed.observe.holders.all_tables import AllTables
@@ -114,7 +148,7 @@ class _Look:
             same_as = first.setdefault(owner, pid)
             amounts = Amounts(*(int(column[owner]) for column in (shares.rss, shares.swapped, shares.uss, shares.pss)))
             self.found.append(_holder(member, TABLES, amounts, same_as=None if same_as == pid else same_as))
-        self._waiting = list(everyone.unread)
+        self._left, self._waiting = list(everyone.unread.values()), []
         self._notes += everyone.frames.notes
         if not everyone.all_counted:
             self._notes.append("what is shared with processes that were not read counts as not shared; try again")
@@ -124,18 +158,15 @@ class _Look:
                 "read: what is there is in no sum; try again"
             )
 
-    def by_rollup(self) -> None:
-        """All that the kernel counts for us; the others are left for another way."""
-        large = False
-        for member in self._visit(walked=True):
+    def one_by_one(self, count: Count, method: str | None = None) -> None:
+        """All that can be counted so; the others are left."""
+        for member in self._visit(count):
             if member.amounts is None:
                 self._left.append(member)
             else:
-                self.found.append(_holder(member, ROLLUP, member.amounts))
-                large |= member.amounts.rss_bytes > _SMALL_BYTES
+                how = method or (WINDOWS if _is_large(member.counters) else ROLLUP)
+                self.found.append(_holder(member, how, member.amounts))
         self._waiting = []
-        if large:
-            self._notes.append("USS and PSS of large processes by smaps_rollup, which stalls them while it is read")
 
     def by_status(self) -> None:
         """All the others."""
@@ -143,10 +174,10 @@ class _Look:
             amounts = Amounts(member.counters.rss_bytes, member.counters.swap_bytes)
             self.found.append(_holder(member, STATUS, amounts))
 
-    def _visit(self, *, walked: bool = False) -> Iterator[Member]:
+    def _visit(self, count: Count | None = None) -> Iterator[Member]:
         """Whoever is not done with: at first, all."""
         for pid in self._roll.pids() if self._waiting is None else self._waiting:
-            member = self._roll.member(pid, walked=walked)
+            member = self._roll.member(pid, count=count)
             if member is not None:
                 yield member
 
@@ -154,6 +185,20 @@ class _Look:
         """What could not be seen."""
         refusals = [member.refusal for member in self._left if member.refusal is not None]
         return [*self._notes, *_about_refusals(refusals), *_about_the_rest(self._roll.hidden)]
+
+
+def _is_large(counters: Counters) -> bool:
+    """Whether a process would have to wait long while the kernel walks its tables."""
+    return counters.rss_bytes > _SMALL_BYTES
+
+
+def _count_courteously(process: ProcessDirectory, counters: Counters) -> Amounts:
+    """By the fastest way that does not let it wait long."""
+    if not _is_large(counters):
+        return read_rollup(process, counters)
+    from dontneed.observe.holders.windows import read_by_windows
+
+    return read_by_windows(process, counters)
 
 
 def _holder(member: Member, method: str, amounts: Amounts, *, same_as: int | None = None) -> Holder:
@@ -172,6 +217,10 @@ def _holder(member: Member, method: str, amounts: Amounts, *, same_as: int | Non
 
 
 # What could not be seen
+
+
+def _why(members: list[Member]) -> str:
+    return next((member.refusal.in_words for member in members if member.refusal is not None), "")
 
 
 def _about_refusals(refusals: list[DontneedError]) -> Iterator[str]:

@@ -10,16 +10,19 @@ from dontneed.kernel.procfs import ProcessDirectory
 from dontneed.kernel.smaps import parse_smaps
 from dontneed.kernel.status import Counters, parse_status, read_identity
 from dontneed.records import Record
-from dontneed.units import PAGE_BYTES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from typing import TypeAlias
 
     from dontneed.errors import DontneedError
     from dontneed.kernel.kernel_memory import KernelMemory
     from dontneed.kernel.status import Identity
     from dontneed.kernel.tasks import Task
+
+    Count: TypeAlias = "Callable[[ProcessDirectory, Counters], Amounts]"
+    """Counts what a process has; raises NotPermitted or KernelLacks where it cannot."""
 
 _ENDED = ("Z", "X")
 
@@ -31,7 +34,7 @@ class Member(Record):
         pid, command: who it is.
         counters: what its status says.
         task: as the kernel keeps it, where that was asked for.
-        amounts: what the kernel counts when it walks all its tables, where that was asked for.
+        amounts: what it has, where that was asked for.
         refusal: why there is no task, or no amounts.
     """
 
@@ -76,17 +79,13 @@ class Roll:
             raise KernelLacks("there is no process in /proc", hint="is it mounted? mount -t proc proc /proc")
         return pids
 
-    def largest_rss_bytes(self) -> int:
-        """The RSS of the largest process, at a glance."""
-        return max(map(_rss_bytes, self.pids()), default=0)
-
-    def member(self, pid: int, *, memory: KernelMemory | None = None, walked: bool = False) -> Member | None:
+    def member(self, pid: int, *, memory: KernelMemory | None = None, count: Count | None = None) -> Member | None:
         """Who a process is; None if it has no memory of its own: a kernel thread, or one that has ended.
 
         Args:
             pid: its number.
             memory: find its task by this.
-            walked: have the kernel walk its tables, and count; the process may have to wait meanwhile.
+            count: counts what it has.
         """
         try:
             with self._called(pid) as called:
@@ -100,7 +99,7 @@ class Roll:
                 try:
                     if memory is not None:
                         return member.replace(task=memory.task(process))
-                    return member.replace(amounts=_read_amounts(process)) if walked else member
+                    return member if count is None else member.replace(amounts=count(process, counters))
                 except (NotPermitted, KernelLacks) as refusal:
                     return member.replace(refusal=refusal)
         except (ProcessGone, NoAddressSpace):
@@ -131,21 +130,12 @@ class Roll:
                 yield other, read_identity(other)
 
 
-def _rss_bytes(pid: int) -> int:
-    """The RSS of whoever has this number; 0 if nobody has it any more, or it is hidden."""
-    try:
-        fd = os.open(f"/proc/{pid}/statm", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return 0
-    try:
-        return int(os.read(fd, 128).split(None, 2)[1]) * PAGE_BYTES
-    except OSError:  # it has ended
-        return 0
-    finally:
-        os.close(fd)
+def read_rollup(process: ProcessDirectory, _counters: Counters) -> Amounts:
+    """RSS, USS, PSS and swap of a process as the kernel counts them, who waits meanwhile.
 
-
-def _read_amounts(process: ProcessDirectory) -> Amounts:
+    Raises:
+        ProcessGone, NotPermitted, KernelLacks: as `ProcessDirectory.read`.
+    """
     try:
         text = process.read("smaps_rollup")
     except KernelLacks:  # before 4.14
