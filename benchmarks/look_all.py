@@ -1,7 +1,7 @@
 """How long does it take to say what every process holds, alone and with others, beside smem?
 
-Two hundred Pythons that sleep, and whatever else runs here; what we say of them is compared with the kernel's own count
-first, and must be the same. The time is from all processes of the machine.
+Two hundred Pythons that sleep; the same and one large process, which waits while smem reads it, and hardly while we do;
+and whatever else runs here. What we say of them is compared with the kernel's own count first, and must be the same.
 """
 
 from __future__ import annotations
@@ -9,25 +9,27 @@ from __future__ import annotations
 import shutil
 import sys
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING
 
 import dontneed
 from comparing import Case, at_least_times
-from dontneed.observe.holders.look_all import ROLLUP, STATUS
-from dontneed.units import KIB
+from dontneed.observe.holders.look_all import ROLLUP, STATUS, TABLES
+from dontneed.units import KIB, format_bytes
 from look_cold import SCRIPT
 from measuring import alternate, command, timed
-from programs import Running
+from programs import Program, Running
 
 if TYPE_CHECKING:
     from comparing import Comparison
+    from dontneed import Holder
     from options import Options
 
 QUESTION = "all processes"
 HOLDS = ()
 
 LOOK, COMMAND, SMEM = "look_all()", "dontneed look --all", "smem"
-KERNELS, COUNTERS = "look_all(), by smaps_rollup", "look_all(), by status: without shares"
+WAYS = {f"look_all({way!r})": way for way in (TABLES, ROLLUP, STATUS)}
 
 _SLEEPER = "import json, re, sys; print('ready', flush=True); sys.stdin.read()"
 _PSS_MAY_DIFFER = 8 * KIB
@@ -35,25 +37,29 @@ _TRIES = 20
 
 
 def run(options: Options) -> list[Comparison]:
-    """Look at all, by each way that there is."""
+    """Look at all, without a large process and with one."""
     count = 40 if options.quick else 200
-    smem = shutil.which("smem") or "smem"
     with ExitStack() as running:
         pids = {running.enter_context(Running([sys.executable, "-S", "-c", _SLEEPER])).pid for _ in range(count)}
-        _compare_shares(pids)
-        runners = [
-            timed(LOOK, dontneed.look_all),
-            timed(KERNELS, lambda: dontneed.look_all(ROLLUP)),
-            timed(COUNTERS, lambda: dontneed.look_all(STATUS)),
-            command(COMMAND, SCRIPT, "look", "--all"),
-            command(SMEM, smem),
-        ]
-        case = Case(QUESTION, f"{count} sleeping Pythons", alternate(runners, options.rounds))
+        what = f"{count} sleeping Pythons"
+        rows = _compare(options, what, pids)
+        pids.add(running.enter_context(Program("hold", "pages", options.decoded_bytes)).pid)
+        return rows + _compare(options, f"{what}, and {format_bytes(options.decoded_bytes)} of 4 KiB pages", pids)
+
+
+def _compare(options: Options, what: str, pids: set[int]) -> list[Comparison]:
+    _compare_shares(pids)
+    runners = [
+        timed(LOOK, dontneed.look_all),
+        *(timed(name, partial(dontneed.look_all, way)) for name, way in WAYS.items()),
+        command(COMMAND, SCRIPT, "look", "--all"),
+        command(SMEM, shutil.which("smem") or "smem"),
+    ]
+    case = Case(QUESTION, what, alternate(runners, options.rounds))
     return [
         case.compare(COMMAND, SMEM, at_least_times(2.5)),
         case.compare(LOOK, SMEM, at_least_times(2.5)),
-        case.compare(KERNELS, SMEM),
-        case.compare(COUNTERS, SMEM),
+        *(case.compare(name, SMEM) for name in WAYS),
     ]
 
 
@@ -64,14 +70,18 @@ def _compare_shares(pids: set[int]) -> None:
         RuntimeError: they differ each time; a fast wrong answer is no result.
     """
     for _ in range(_TRIES):  # whoever starts or ends takes part in what they share
-        ours, kernels = ({each.pid: each for each in dontneed.look_all(way).processes} for way in ("auto", ROLLUP))
-        wrong = [
-            pid
-            for pid in pids
-            if ours[pid].uss_bytes != kernels[pid].uss_bytes
-            or abs((ours[pid].pss_bytes or 0) - (kernels[pid].pss_bytes or 0)) > _PSS_MAY_DIFFER
-        ]
+        ways = ("auto", TABLES, ROLLUP)
+        *ours, kernels = ({each.pid: each for each in dontneed.look_all(way).processes} for way in ways)
+        wrong = [(found[pid], kernels[pid]) for found in ours for pid in pids if not _alike(found[pid], kernels[pid])]
         if not wrong:
             return
-    msg = f"of {len(wrong)} processes the kernel counts something else: {ours[wrong[0]]}, {kernels[wrong[0]]}"
+    msg = f"of {len(wrong)} processes the kernel counts something else, as of this one: {wrong[0]}"
     raise RuntimeError(msg)
+
+
+def _alike(ours: Holder, kernels: Holder) -> bool:
+    """RSS and USS to the byte; PSS but for what the kernel rounds, and moves while we look."""
+    if ours.pss_bytes is None or kernels.pss_bytes is None:
+        return False
+    same = (ours.rss_bytes, ours.uss_bytes) == (kernels.rss_bytes, kernels.uss_bytes)
+    return same and abs(ours.pss_bytes - kernels.pss_bytes) <= _PSS_MAY_DIFFER
