@@ -39,6 +39,7 @@ QUESTIONS = (
     "decode",
     "walk",
     "tracing",
+    "replaying",
     "working_set",
     "startup",
     "cache",

@@ -1,6 +1,6 @@
 #!/bin/sh
-# setup.sh PYTHON: what the benchmarks are held against (pmap, psutil, smem, vmtouch, fincore) and built with (gcc),
-# installed where it is missing;
+# setup.sh PYTHON: what the benchmarks are held against (pmap, psutil, smem, vmtouch, fincore), built with (gcc) and
+# trace (node, redis), installed where it is missing;
 # dontneed as a user installs it, with numpy, for what a cold command costs: no hooks of a developer's environment, and
 # compiled;
 # and the real programs whose memory is released, in an environment of their own, which knows nothing of dontneed.
@@ -15,10 +15,16 @@ command -v smem >/dev/null || missing="$missing smem"
 command -v vmtouch >/dev/null || missing="$missing vmtouch"
 command -v fincore >/dev/null || missing="$missing util-linux-extra"
 command -v gcc >/dev/null || missing="$missing gcc libc6-dev"
+command -v node >/dev/null || missing="$missing nodejs"
+command -v redis-server >/dev/null || missing="$missing redis-server"
 if [ -n "$missing" ]; then
     echo "benchmarks: installing$missing" >&2
     # shellcheck disable=SC2086 # a list of names
     tools/packages.sh $missing || { echo "benchmarks: try: apt-get install$missing, as root" >&2; exit 1; }
+    case $missing in *redis-server*)  # for a server of our own: none is to run as a service
+        ! command -v systemctl >/dev/null || systemctl disable --now redis-server >/dev/null 2>&1 || true
+        ;;
+    esac
 fi
 
 "$python" -m venv --clear build/benchmarks/installed
