@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 QUESTION = "working set"
 HOLDS = ()
 
-ALONE, TRUTH = "left alone", "what it touches"
+ALONE, ALONE_LATER, TRUTH = "left alone", "left alone, later", "what it touches"
 _TABLES, _SMAPS, _ACCESSED, _WRITTEN = "tables", "smaps", "accessed", "written"
 _AT_LEAST, _AT_MOST = "at least", "at most"
 _SMAPS_LOOP = "smaps, read over and over"
@@ -59,9 +59,9 @@ def _ask(options: Options, held: int, hot_bytes: int, methods: list[str], how: s
         start = int(program.greeting, 16)
         seconds = options.stalled_seconds
         watched = {method: _watched(program, start, method, seconds) for method in methods}
-        first = [_alone(program, seconds), _looped(program, seconds), watched.pop(_TABLES), watched.pop(_SMAPS)]
-        samples = alternate(first, options.few_rounds)
-        return samples | alternate(list(watched.values()), options.few_rounds)
+        first = [_alone(program, seconds, ALONE), _looped(program, seconds), watched.pop(_TABLES), watched.pop(_SMAPS)]
+        then = [_alone(program, seconds, ALONE_LATER), *watched.values()]
+        return alternate(first, options.few_rounds) | alternate(then, options.few_rounds)
 
 
 def _found(what: str, samples: Samples, hot_bytes: int, methods: list[str]) -> list[Comparison]:
@@ -78,14 +78,19 @@ def _found(what: str, samples: Samples, hot_bytes: int, methods: list[str]) -> l
 
 
 def _costs(what: str, samples: Samples, methods: list[str]) -> list[Comparison]:
-    passes = {name: samples[f"pass {name}"] for name in (ALONE, _SMAPS_LOOP, *methods)}
+    """Each beside a process left alone in the same rounds."""
+    passes = {name: samples[f"pass {name}"] for name in (ALONE, ALONE_LATER, _SMAPS_LOOP, *methods)}
     case = Case(QUESTION, f"a pass: {what}", passes)
     hardly = Target(f"≤ {_SLOWER:g} times as long", lambda _subject, _peer, ratio: ratio >= 1 / _SLOWER)
-    return [case.compare(name, ALONE, hardly) for name in methods] + [case.compare(_SMAPS_LOOP, ALONE)]
+    return [
+        *(case.compare(name, ALONE, hardly) for name in (_TABLES, _SMAPS)),
+        case.compare(_SMAPS_LOOP, ALONE),
+        *(case.compare(name, ALONE_LATER, hardly) for name in methods if name not in (_TABLES, _SMAPS)),
+    ]
 
 
-def _alone(program: Program, seconds: float) -> Runner:
-    return lambda: {f"pass {ALONE}": float(program.ask(str(seconds)))}
+def _alone(program: Program, seconds: float, name: str) -> Runner:
+    return lambda: {f"pass {name}": float(program.ask(str(seconds)))}
 
 
 def _looped(program: Program, seconds: float) -> Runner:

@@ -53,12 +53,15 @@ class Followed:
             self.world.map(self.task, address, entry, level=level)
         return self
 
-    def read(self):
-        """A reading."""
+    def read(self, *unsettled):
+        """A reading; of what is unsettled nothing is read."""
         self.changes.begin()
         for tables in TableReader(self.world, [self.task]):
-            self.changes.add(tables)
-        self.changes.end()
+            out = [tables.addresses == start for start, _ in unsettled]
+            kept = ~np.logical_or.reduce([np.zeros(len(tables.addresses), np.bool_), *out])
+            part = {name: column[kept] for name, column in tables.as_dict().items() if hasattr(column, "shape")}
+            self.changes.add(tables.replace(**part))
+        self.changes.end(unsettled)
         return self
 
     def found(self, *bounds):
@@ -125,6 +128,19 @@ def test_what_mremap_moved_was_not_touched():
     there = START + 9 * MIB2
     followed.put({START: 0, there: of_frame(WRITTEN, 20), there + PAGE: of_frame(WRITTEN, 22)}).read()
     assert followed.found(there, there + MIB2) == {"touched": 1, "written": 1, "marked": 2}
+
+
+def test_what_could_not_be_read_proves_nothing_when_it_can_be_again():
+    """It was there all the time; what changes after that proves again."""
+    unread = (START, START + MIB2)
+    for first in (True, False):
+        followed = Followed().put({START: of_frame(WRITTEN, 20), START + PAGE: of_frame(IDLE, 21)})
+        if not first:
+            followed.read()
+        followed.read(unread).read()
+        assert followed.found() == {**NOTHING, "marked": 1}
+        followed.put({START + PAGE: of_frame(USED, 21)}).read()
+        assert followed.found() == {"touched": 1, "written": 0, "marked": 2}
 
 
 def test_a_huge_page_counts_whole():

@@ -298,8 +298,9 @@ class _Readings:
             self.changes.add(tables)
         if reader.gone:
             raise why_gone(self._process)
-        self.changes.end()
-        self._unsettled_bytes = max(self._unsettled_bytes, sum(end - start for _, start, end in reader.unsettled))
+        unsettled = [(start, end) for _, start, end in reader.unsettled]
+        self.changes.end(unsettled)
+        self._unsettled_bytes = max(self._unsettled_bytes, sum(end - start for start, end in unsettled))
         self.count += 1
 
 
@@ -315,7 +316,7 @@ def _use_by_tables(mapping: Mapping, touched: int, at_most: int, written: int, *
 def _by_smaps(
     process: ProcessDirectory, seconds: float, is_over: IsOver, *, cleared: bool, why: DontneedError | None
 ) -> WorkingSet:
-    program, before = _read_program(process), read_identity(process)
+    program, before = read_program(process), read_identity(process)
     earlier = look(process.pid, smaps=True)
     flushed = clear_accessed(process) if cleared else True
     marks = {_place(each): 0 if cleared else _referenced(each) for each in earlier.mappings}
@@ -323,7 +324,7 @@ def _by_smaps(
     wait(seconds, is_over)
     watched = time.monotonic() - began
     space, after = look(process.pid, smaps=True), read_identity(process)
-    if _read_program(process) != program:
+    if read_program(process) != program:
         raise why_gone(process)
     reading = _READING_SMAPS if why is None else f"{_READING_SMAPS}; {why.in_words}"
     return WorkingSet(
@@ -363,8 +364,8 @@ def _place(mapping: Mapping) -> tuple[int, str, str]:
     return mapping.start, mapping.perms, mapping.name
 
 
-def _read_program(process: ProcessDirectory) -> tuple[int, ...]:
-    """What an exec changes."""
+def read_program(process: ProcessDirectory) -> tuple[int, ...]:
+    """What an exec changes: where code and stack begin."""
     words = process.read("stat").rpartition(b") ")[2].split()
     return tuple(int(words[place]) for place in _PROGRAM_FIELDS)
 

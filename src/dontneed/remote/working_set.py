@@ -6,7 +6,7 @@ from dontneed.errors import KernelLacks, NotPermitted, UsageError
 from dontneed.kernel.procfs import ProcessDirectory
 from dontneed.kernel.status import read_identity
 from dontneed.observe.address_space import look
-from dontneed.observe.working_set import WorkingSet, check, faults_between, use_of, watch
+from dontneed.observe.working_set import WorkingSet, check, faults_between, read_program, use_of, watch, why_gone
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -77,11 +77,12 @@ def _by_writes(pid: int | None, seconds: float, *, split_huge_pages: bool) -> Wo
     _require_interfaces()
     with ProcessDirectory(pid) as process:
         look(process.pid)  # a kernel thread, a zombie and somebody else's are refused in its words
-        before = read_identity(process)
+        program, before = read_program(process), read_identity(process)
         order = WriteOrder(process.pid, before.started, seconds, split_huge_pages)
         found: Written = ask("dontneed.remote.written", order, process.pid)
-        after = read_identity(process)
-        space = look(process.pid)
+        space, after = look(process.pid), read_identity(process)
+        if read_program(process) != program:
+            raise why_gone(process)
     return WorkingSet(
         pid=space.pid,
         command=space.command,

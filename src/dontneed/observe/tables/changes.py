@@ -27,7 +27,7 @@ from dontneed.units import HUGE_PAGE_BYTES, PAGE_BYTES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from typing import Any
 
     from dontneed.kernel.pagemap import Words
@@ -80,6 +80,7 @@ class TableChanges:
         self._frames = np.zeros((0, _PAGES), np.uint32)
         self._found = np.zeros((0, _PAGES), np.uint8)
         self._parts: list[tuple[Words, Any, Any]] = []
+        self._unsettled: list[tuple[int, int]] = []
 
     # A reading
 
@@ -111,14 +112,23 @@ class TableChanges:
         whole = np.repeat(np.repeat(states, repeats)[:, None], _PAGES, axis=1)
         self._parts.append((addresses, whole, frames))
 
-    def end(self) -> None:
-        """End a reading: compare it with the one before."""
+    def end(self, unsettled: Iterable[tuple[int, int]] = ()) -> None:
+        """End a reading: compare it with the one before.
+
+        Args:
+            unsettled: starts and ends of addresses of which nothing was read; what they hold is no news the next time.
+        """
         import numpy as np
 
+        unsettled = list(unsettled)
         states, frames = self._gathered()
-        before, frames_before = self._states, self._frames
         if self._readings:
-            self._found |= _proofs(before, states, frames_before, frames)
+            proofs = _proofs(self._states, states, self._frames, frames)
+            ends = self._addresses + np.uint64(HUGE_PAGE_BYTES)
+            for start, end in (*self._unsettled, *unsettled):
+                proofs[(self._addresses < np.uint64(end)) & (ends > np.uint64(start))] = 0
+            self._found |= proofs
+        self._unsettled = unsettled
         if self._readings or not self._cleared:
             marked = states & np.uint8(_PRESENT | _ACCESSED) == np.uint8(_PRESENT | _ACCESSED)
             self._found |= marked.astype(np.uint8) * np.uint8(_MARKED)
