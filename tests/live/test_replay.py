@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 import dontneed
 from dontneed.abi import trace_kinds as kinds
+from dontneed.kernel.environment import read_huge_pages
 from dontneed.observe.trace.trace_file import write_trace
 from dontneed.units import PAGE_BYTES
 
@@ -95,10 +97,10 @@ def test_a_process_that_is_traced_from_the_middle_is_compared_from_there_on():
         "fill()\n"
         "memory.madvise(mmap.MADV_DONTNEED)\n"
     )
-    process = subprocess.Popen(["python3", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         assert process.stdout.readline() == b"ready\n"
-        poke = subprocess.Popen(["python3", "-c", "import time; time.sleep(0.5); print()"], stdout=process.stdin)
+        poke = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.5); print()"], stdout=process.stdin)
         timeline = dontneed.trace(process.pid, seconds=60)
         poke.wait()
     finally:
@@ -112,3 +114,33 @@ def test_a_process_that_is_traced_from_the_middle_is_compared_from_there_on():
     first, second = [each for each in replayed.predicted.advices if each.advice == DONTNEED][-2:]
     assert (first.zapped_bytes, first.traced.zapped_bytes) == (0, PAGES * PAGE_BYTES)
     assert second.zapped_bytes == second.traced.zapped_bytes == PAGES * PAGE_BYTES
+
+
+def test_what_if_huge_pages_comes_to_what_they_are(tmp_path):
+    """The same touches with and without the advice for huge pages: one run predicts the other."""
+    if read_huge_pages() != "madvise":
+        pytest.skip("transparent huge pages are not for those who ask for them here")
+    code = (
+        "import mmap, random, sys\n"
+        "memory = mmap.mmap(-1, 64 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)\n"
+        "if sys.argv[1] == 'huge':\n"
+        "    memory.madvise(mmap.MADV_HUGEPAGE)\n"
+        "dice = random.Random(1)\n"
+        "for _ in range(60):\n"
+        "    memory[dice.randrange(64 << 20)] = 1\n"
+        "memory.madvise(mmap.MADV_DONTNEED, 0, 32 << 20)\n"
+        "for _ in range(200):\n"
+        "    memory[dice.randrange(64 << 20)] = 1\n"
+    )
+    small, huge = (dontneed.trace_command([sys.executable, "-c", code, size]) for size in ("small", "huge"))
+    predicted, real = dontneed.replay(small, huge_pages="always"), dontneed.replay(huge)
+    assert real.predicted.huge_faults > 30
+    assert predicted.predicted.huge_faults == 0
+    assert predicted.what_if.peak_rss_bytes == pytest.approx(real.peak_rss_bytes, rel=0.1)
+    assert predicted.predicted.peak_rss_bytes < predicted.what_if.peak_rss_bytes / 3
+    drop, real_drop = (
+        max(each.advices, key=lambda advice: advice.zapped_bytes) for each in (predicted.what_if, real.predicted)
+    )
+    assert drop.advice == real_drop.advice == DONTNEED
+    assert drop.zapped_bytes == pytest.approx(real_drop.zapped_bytes, rel=0.1)
+    assert drop.refaults == pytest.approx(real_drop.refaults, abs=3)
