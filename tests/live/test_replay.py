@@ -116,7 +116,7 @@ def test_a_process_that_is_traced_from_the_middle_is_compared_from_there_on():
     assert second.zapped_bytes == second.traced.zapped_bytes == PAGES * PAGE_BYTES
 
 
-def test_what_if_huge_pages_comes_to_what_they_are(tmp_path):
+def test_what_if_huge_pages_comes_to_what_they_are():
     """The same touches with and without the advice for huge pages: one run predicts the other."""
     if read_huge_pages() != "madvise":
         pytest.skip("transparent huge pages are not for those who ask for them here")
