@@ -6,6 +6,7 @@ and whatever else runs here. What we say of them is compared with the kernel's o
 
 from __future__ import annotations
 
+import select
 import shutil
 import sys
 from contextlib import ExitStack
@@ -13,12 +14,13 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import dontneed
-from comparing import Case, at_least_times
+from comparing import Case, at_least_times, at_most
 from dontneed.observe.holders.look_all import ROLLUP, STATUS, TABLES
 from dontneed.units import KIB, format_bytes
 from look_cold import SCRIPT
-from measuring import alternate, command, timed
+from measuring import alternate, command, spawn, timed
 from programs import Program, Running
+from stall import NOBODY, stall_samples
 
 if TYPE_CHECKING:
     from comparing import Comparison
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from options import Options
 
 QUESTION = "all processes"
+STALL = "stall of a large process while all are looked at"
 HOLDS = ()
 
 LOOK, COMMAND, SMEM = "look_all()", "dontneed look --all", "smem"
@@ -44,7 +47,8 @@ def run(options: Options) -> list[Comparison]:
         what = f"{count} sleeping Pythons"
         rows = _compare(options, what, pids)
         pids.add(running.enter_context(Program("hold", "pages", options.decoded_bytes)).pid)
-        return rows + _compare(options, f"{what}, and {format_bytes(options.decoded_bytes)} of 4 KiB pages", pids)
+        rows += _compare(options, f"{what}, and {format_bytes(options.decoded_bytes)} of 4 KiB pages", pids)
+    return rows + _stall(options)
 
 
 def _compare(options: Options, what: str, pids: set[int]) -> list[Comparison]:
@@ -61,6 +65,23 @@ def _compare(options: Options, what: str, pids: set[int]) -> list[Comparison]:
         case.compare(LOOK, SMEM, at_least_times(2.5)),
         *(case.compare(name, SMEM) for name in WAYS),
     ]
+
+
+def _stall(options: Options) -> list[Comparison]:
+    """How long a large process waits for its own mmap and munmap while all are looked at over and over."""
+    with Program("latency", options.stalled_bytes) as program:
+        readers = {
+            NOBODY: lambda: select.select([program.answer_file], [], []),
+            LOOK: dontneed.look_all,
+            SMEM: lambda: spawn(shutil.which("smem") or "smem"),
+        }
+        samples = stall_samples(program, readers, options)
+    rows = []
+    for statistic, target in (("p50", at_most(50e-6)), ("p99", at_most(10e-3)), ("longest", None)):
+        what = f"{statistic} of mmap + munmap, {format_bytes(options.stalled_bytes)}"
+        case = Case(STALL, what, samples[statistic])
+        rows += [case.compare(LOOK, NOBODY, target), case.compare(LOOK, SMEM)]
+    return rows
 
 
 def _compare_shares(pids: set[int]) -> None:

@@ -14,12 +14,13 @@ import os
 import sys
 from array import array
 from collections import Counter
+from time import perf_counter_ns
 
 from dontneed.abi import pagemap as abi
 from dontneed.errors import KernelLacks, NotPermitted, ProcessGone
 from dontneed.kernel.kpage import read_map_counts_of
 from dontneed.kernel.maps import read_maps
-from dontneed.kernel.pagemap import scan_pages
+from dontneed.kernel.pagemap import Courtesy, scan_pages
 from dontneed.observe.holders.roll import Amounts
 from dontneed.observe.residency import walked_ranges
 from dontneed.units import PAGE_BYTES
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from dontneed.kernel.procfs import ProcessDirectory
     from dontneed.kernel.status import Counters
 
-_WINDOW_PAGES = 512
 _PSS_SHIFT = 12
 _WHOLE = PAGE_BYTES << _PSS_SHIFT
 _MOST_SHARED = 1 << 16
@@ -78,27 +78,37 @@ def _read_page_map(process: ProcessDirectory) -> tuple[int, list[int]]:
     alone, shared = 0, []
     fd = process.open("pagemap")
     try:
-        for start, end in _present(fd, process):
-            for window in range(start, end, _WINDOW_PAGES):
-                pages = min(end - window, _WINDOW_PAGES)
-                data = os.pread(fd, pages * abi.ENTRY_BYTES, window * abi.ENTRY_BYTES)
-                if len(data) < pages * abi.ENTRY_BYTES:
-                    msg = "the process gave up its memory while its page map was read"
-                    raise ProcessGone(msg)
-                kinds = data[_HIGHEST_PLACE :: abi.ENTRY_BYTES].translate(_KINDS)
-                alone += kinds.count(_ALONE)
-                if _SHARED in kinds:
-                    entries = array("Q", data)
-                    shared += [
-                        entry & abi.PFN_MASK for entry, kind in zip(entries, kinds, strict=True) if kind == _SHARED
-                    ]
-                    if len(shared) > _MOST_SHARED:
-                        raise KernelLacks("the process shares too many pages to ask for each how often it is mapped")
+        for data in _windows(fd, process):
+            kinds = data[_HIGHEST_PLACE :: abi.ENTRY_BYTES].translate(_KINDS)
+            alone += kinds.count(_ALONE)
+            if _SHARED in kinds:
+                entries = array("Q", data)
+                shared += [entry & abi.PFN_MASK for entry, kind in zip(entries, kinds, strict=True) if kind == _SHARED]
+                if len(shared) > _MOST_SHARED:
+                    raise KernelLacks("the process shares too many pages to ask for each how often it is mapped")
     finally:
         os.close(fd)
     if shared and not any(shared):
         raise NotPermitted("frame numbers are hidden from this user", hint="run as root (sudo)")
     return alone, shared
+
+
+def _windows(fd: int, process: ProcessDirectory) -> Iterator[bytes]:
+    """The entries of all pages that are there, in windows that grow while nobody wants the lock that they take."""
+    courtesy = Courtesy()
+    for start, end in _present(fd, process):
+        page = start
+        while page < end:
+            upto = min(end, page + courtesy.window_pages)
+            size = (upto - page) * abi.ENTRY_BYTES
+            began = perf_counter_ns()
+            data = os.pread(fd, size, page * abi.ENTRY_BYTES)
+            courtesy.after_window(perf_counter_ns() - began)
+            if len(data) < size:
+                msg = "the process gave up its memory while its page map was read"
+                raise ProcessGone(msg)
+            yield data
+            page = upto
 
 
 def _present(fd: int, process: ProcessDirectory) -> Iterator[tuple[int, int]]:
