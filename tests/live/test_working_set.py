@@ -367,7 +367,9 @@ def maps_of(pid):
 def test_a_process_with_a_userfaultfd_of_its_own_is_left_alone(tmp_path, method):
     """It would be refused what it registers."""
     with hot_set(tmp_path, 16, 500, "write") as hot:
-        assert int(hot.target.tell("u")[0]) > 0
+        assert int(hot.target.tell("u 0")[0]) > 0
+        assert hot.use(hot.watch(method)).written_bytes == 500 * PAGE  # such a one stays of a watcher that is killed
+        assert int(hot.target.tell("u 1")[0]) > 0
         with pytest.raises(TargetRefused, match="userfaultfd of its own"):
             hot.watch(method)
         hot.assert_well()

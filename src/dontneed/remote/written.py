@@ -245,6 +245,8 @@ def _rows_to_watch(table: MapsTable) -> Iterator[int]:
 def _read_written(process: ProcessDirectory, pagemap: int) -> Spans:
     """Pages of private memory that nothing protects, and that are there; no zero pages, no guards."""
     table = read_maps(process)
+    if not len(table):
+        raise ProcessGone("the process gave up its memory while it was watched")
     ranges = [(table.starts[row], table.ends[row]) for row in _rows_to_watch(table)]
     barred = abi.IS_ZERO | scan_categories(pagemap) & abi.IS_GUARD
     return _found(scan_written, pagemap, ranges, wanted=abi.IS_PRESENT | abi.IS_SWAPPED, barred=barred)

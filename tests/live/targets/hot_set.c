@@ -5,11 +5,14 @@
 
    Commands: `r N`, `w N`: read, or write to, the first N pages from now on; `?`: turns and errors; `i`: sleep; `n N`: map
    N pages anew and write to them; `k N`: have the kernel write to N pages from number 4096 on, by read(2); `f`: a child
-   checks and writes to all from there on, and so do we; `e`: become another program; `u`: have a userfaultfd; `x`: end.
+   checks and writes to all from there on, and so do we; `e`: become another program; `u N`: have a userfaultfd and,
+   if N is not 0, ask for its features; `x`: end.
    What is touched over and over lies before number 4096. */
 
 #include "target.h"
 #include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
 #include <sys/wait.h>
 
 static volatile unsigned long *memory;
@@ -134,9 +137,14 @@ int main(int count, char **arguments)
         case 'e':
             execlp("sleep", "sleep", "60", NULL);
             return 1;
-        case 'u':
-            printf("%ld\n", syscall(SYS_userfaultfd, 1 | O_CLOEXEC));
+        case 'u': {
+            long descriptor = syscall(SYS_userfaultfd, 1 | O_CLOEXEC);
+            struct uffdio_api asked = {.api = UFFD_API};
+            if (number && ioctl(descriptor, UFFDIO_API, &asked))
+                count_error("a userfaultfd was refused", NULL);
+            printf("%ld\n", descriptor);
             break;
+        }
         case 'x':
             return 0;
         }
