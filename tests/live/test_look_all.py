@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 
 import dontneed
-from dontneed.errors import KernelLacks, NotPermitted, UsageError
+from dontneed.errors import DontneedError, KernelLacks, NotPermitted, UsageError
 from dontneed.kernel.kernel_memory import kernel_memory
 from dontneed.kernel.kpage import read_map_counts, read_map_counts_of
 from dontneed.kernel.procfs import ProcessDirectory
+from dontneed.kernel.tasks import TaskFinder
 from dontneed.observe.holders.holder import SORT_KEYS
 from dontneed.observe.holders.look_all import METHODS, ROLLUP, STATUS, TABLES, WINDOWS
 from dontneed.observe.tables.reader import TableReader
@@ -414,6 +415,24 @@ def test_the_other_ways_see_processes_that_come_and_go_as_well(child, method):
                 assert pid in {holder.pid for holder in holders.processes}
         finally:
             os.killpg(shell.pid, signal.SIGKILL)  # a session of its own
+
+
+@by_tables
+def test_a_process_whose_task_goes_while_it_is_looked_for_spoils_nothing(child, monkeypatch):
+    """Kernel memory that cannot be read any more: the others are read, and that one is left for another way."""
+    pid, other = child(HELD).pid, child(HELD).pid
+    find = TaskFinder.find
+
+    def find_all_but_one(self, process):
+        if process.pid == pid:
+            msg = "kernel memory went away while it was read"
+            raise DontneedError(msg)
+        return find(self, process)
+
+    monkeypatch.setattr(TaskFinder, "find", find_all_but_one)
+    assert holder_of(pid, TABLES).method == STATUS
+    assert holder_of(other, TABLES).method == TABLES
+    assert any("kernel memory went away" in note for note in dontneed.look_all(TABLES).notes)
 
 
 # What `auto` takes

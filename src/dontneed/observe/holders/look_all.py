@@ -184,7 +184,7 @@ class _Look:
     def notes(self) -> list[str]:
         """What could not be seen."""
         refusals = [member.refusal for member in self._left if member.refusal is not None]
-        return [*self._notes, *_about_refusals(refusals), *_about_the_rest(self._roll.hidden)]
+        return [*self._notes, *_about_refusals(refusals), *_about_the_rest(len(self._roll.hidden))]
 
 
 def _is_large(counters: Counters) -> bool:
@@ -229,9 +229,9 @@ def _about_refusals(refusals: list[DontneedError]) -> Iterator[str]:
     if forbidden:
         whose = _counted(forbidden, "process", "processes")
         yield f"USS and PSS of {whose} are not known, by want of rights; {_how_to_get_them()}"
-    if forbidden < len(refusals):
-        absent = next(refusal for refusal in refusals if not isinstance(refusal, NotPermitted))
-        yield f"USS and PSS are not known: {absent.in_words}"
+    if others := [refusal for refusal in refusals if not isinstance(refusal, NotPermitted)]:
+        whose = _counted(len(others), "process", "processes")
+        yield f"USS and PSS of {whose} are not known: {others[0].in_words}"
 
 
 def _how_to_get_them() -> str:

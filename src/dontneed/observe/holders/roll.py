@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 
-from dontneed.errors import KernelLacks, NoAddressSpace, NotPermitted, ProcessGone
+from dontneed.errors import DontneedError, KernelLacks, NoAddressSpace, NotPermitted, ProcessGone
 from dontneed.kernel.procfs import ProcessDirectory
 from dontneed.kernel.smaps import parse_smaps
 from dontneed.kernel.status import Counters, parse_status, read_identity
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import TypeAlias
 
-    from dontneed.errors import DontneedError
     from dontneed.kernel.kernel_memory import KernelMemory
     from dontneed.kernel.status import Identity
     from dontneed.kernel.tasks import Task
@@ -59,11 +58,11 @@ class Roll:
     """Calls on processes by their number.
 
     Attributes:
-        hidden: how many /proc only has the number of (hidepid).
+        hidden: those of whom /proc has only the number (hidepid).
     """
 
     def __init__(self) -> None:
-        self.hidden = 0
+        self.hidden: set[int] = set()
 
     def pids(self) -> list[int]:
         """All that /proc shows now.
@@ -100,7 +99,9 @@ class Roll:
                     if memory is not None:
                         return member.replace(task=memory.task(process))
                     return member if count is None else member.replace(amounts=count(process, counters))
-                except (NotPermitted, KernelLacks) as refusal:
+                except (ProcessGone, NoAddressSpace):
+                    raise
+                except DontneedError as refusal:
                     return member.replace(refusal=refusal)
         except (ProcessGone, NoAddressSpace):
             return None
@@ -114,7 +115,7 @@ class Roll:
         try:
             process = ProcessDirectory(pid)
         except NotPermitted:
-            self.hidden += 1
+            self.hidden.add(pid)
             yield None
             return
         with process:
