@@ -83,6 +83,11 @@ def test_a_look_at_all_is_printed_as_the_golden_files_have_it(told, name, words)
     assert text == path.read_text(encoding="utf-8")
 
 
+def test_the_plainest_call_says_what_the_parsed_one_says(told):
+    """It takes another way, without a parser."""
+    assert told() == told("--top", "20", "--sort", "pss")
+
+
 def test_columns_that_are_empty_are_left_out(told):
     """Of processes without swap and hugetlb pages there is no such column."""
     titles = told(processes=PROCESSES[-2:], notes=()).splitlines()[2].split()

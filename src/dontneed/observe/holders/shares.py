@@ -105,13 +105,14 @@ class FrameShares:
             blocks, of_blocks = blocks[left], of_blocks[left]
         share, block_uss, block_pss = _divided(frames, blocks)
         starts = np.cumsum(lengths) - lengths
-        sums = _Sums(owners)
-        return Shares(
-            rss=(sums(of_runs, lengths) + sums(of_blocks, np.full(len(blocks), _IN_A_TABLE))) * PAGE_BYTES,
-            uss=(sums(of_runs, _by_run(share == _WHOLE, starts)) + sums(of_blocks, block_uss)) * PAGE_BYTES,
-            pss=(sums(of_runs, _by_run(share, starts)) + sums(of_blocks, block_pss)) >> _PSS_SHIFT,
-            swapped=np.bincount(np.concatenate(self._swapped), minlength=owners) * PAGE_BYTES,
+        in_blocks = np.full(len(blocks), _IN_A_TABLE)
+        by_run = (lengths, _by_run(share == _WHOLE, starts), _by_run(share, starts))
+        rss, uss, pss = (
+            _sum_by(of_runs, runs, owners) + _sum_by(of_blocks, others, owners)
+            for runs, others in zip(by_run, (in_blocks, block_uss, block_pss), strict=True)
         )
+        swapped = np.bincount(np.concatenate(self._swapped), minlength=owners)
+        return Shares(rss * PAGE_BYTES, uss * PAGE_BYTES, pss >> _PSS_SHIFT, swapped * PAGE_BYTES)
 
     def _add_pages(self, tables: Tables, first_owner: int) -> None:
         """Last-level tables."""
@@ -250,17 +251,11 @@ def _by_run(amounts: Any, starts: Any) -> Any:
     return np.add.reduceat(amounts, starts, dtype=np.int64) if len(starts) else _nothing()
 
 
-class _Sums:
-    """Adds up by owner, exactly: up to 2^53 a float has every integer, and that many parts of a byte are 2 TiB."""
+def _sum_by(whose: Any, amounts: Any, owners: int) -> Any:
+    """The sum of each owner, exactly: a float has every integer up to 2^53, and that many parts of a byte are 2 TiB."""
+    import numpy as np
 
-    def __init__(self, owners: int) -> None:
-        self._owners = owners
-
-    def __call__(self, whose: Any, amounts: Any) -> Any:
-        """The sum of each."""
-        import numpy as np
-
-        return np.bincount(whose, amounts, minlength=self._owners).astype(np.int64)
+    return np.bincount(whose, amounts, minlength=owners).astype(np.int64)
 
 
 def _nothing() -> Any:
