@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 
 import dontneed
+from dontneed.abi import seccomp
+from dontneed.abi.syscalls import X86_64 as NR
 from dontneed.errors import DontneedError, KernelLacks, NotPermitted, ProcessGone, TargetRefused, UsageError
 from dontneed.kernel import clear_refs
 from dontneed.kernel.procfs import ProcessDirectory
@@ -24,6 +26,7 @@ from dontneed.remote import written
 from dontneed.remote.working_set import _columns, working_set_until
 
 from .native_target import PAGE, entries_of, running
+from .test_release_seccomp import Target, answering
 
 MIB = 1 << 20
 UFFD_WP = 1 << 57
@@ -373,6 +376,18 @@ def test_a_process_with_a_userfaultfd_of_its_own_is_left_alone(tmp_path, method)
         with pytest.raises(TargetRefused, match="userfaultfd of its own"):
             hot.watch(method)
         hot.assert_well()
+
+
+@pytest.mark.parametrize("method", [WRITTEN])
+@pytest.mark.parametrize("number", [NR.USERFAULTFD, NR.CLOSE], ids=["userfaultfd", "close"])
+def test_what_a_filter_of_the_process_forbids_is_refused_and_not_tried(child, method, number):
+    """It would be killed, or keep the descriptor; it lives, and has none."""
+    filtered = Target(child, answering(number, seccomp.KILL_PROCESS))
+    with pytest.raises(TargetRefused, match="seccomp"):
+        patient(lambda: dontneed.working_set(filtered.pid, 0.1, method))
+    with ProcessDirectory(filtered.pid) as process:
+        assert written._USERFAULTFD not in process.links("fd").values()
+    assert filtered.is_whole()
 
 
 @pytest.mark.parametrize("method", [WRITTEN])
