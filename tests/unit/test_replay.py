@@ -490,6 +490,29 @@ def test_a_trace_that_begins_in_the_middle_counts_from_there_on_and_says_so():
     assert any("begins in the middle" in note for note in replayed.notes)
 
 
+def test_a_heap_from_before_grows_and_shrinks_where_it_ends():
+    """Its lines in maps say where that is; pages from before that go with its end are learned."""
+    maps = (
+        "50000000-50002000 rw-p 00000000 00:00 0 [heap]\n"
+        "50002000-50004000 rwxp 00000000 00:00 0 [heap]\n"
+        "ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0 [vsyscall]\n"
+    )
+    _, replayed = predicted(
+        touched(0x5000_0000),
+        counts(3),
+        *called("brk", 0x5000_6000, result=0x5000_6000),
+        touched(0x5000_5000),
+        counts(4),
+        *called("brk", 0x5000_3000, result=0x5000_3000, between=[counts(2)]),
+        touched(0x5000_1000),
+        maps=maps,
+        rss={"anonymous": 2 * PAGE},
+    )
+    assert replayed.predicted.otherwise == {}
+    assert replayed.mean_error == 0
+    assert any("calls that took away pages from before: 1; how many pages, 1," in note for note in replayed.notes)
+
+
 def test_pages_from_before_that_a_call_took_away_are_learned_and_not_predicted():
     """How many, is taken from the trace once; what-ifs are given the same; behind it all is known."""
     drop = called("madvise", HELD, 8 * PAGE, DONTNEED, between=[counts(3)])

@@ -60,7 +60,7 @@ class ReplayedProcess:
             )
             self._map(start, end, access, name, offset, shared=perms[3] == "s")
             if name == _HEAP:
-                self.mm.brk_first, self.mm.brk = min(self.mm.brk_first or start, start) >> PAGE_SHIFT, end
+                self.mm.brk_first, self.mm.brk = self.mm.brk_first or start >> PAGE_SHIFT, end
 
     def exec(self) -> None:
         """A new program: a fresh address space."""
