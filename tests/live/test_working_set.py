@@ -379,6 +379,17 @@ def test_a_process_with_a_userfaultfd_of_its_own_is_left_alone(tmp_path, method)
 
 
 @pytest.mark.parametrize("method", [WRITTEN])
+def test_a_process_with_many_mappings_is_left_room_for_more(tmp_path, method, monkeypatch):
+    """Where it may have hardly more than it has, watching it could make its next mmap fail."""
+    with hot_set(tmp_path, 16, 500, "write") as hot:
+        monkeypatch.setattr(written, "read_setting", lambda _path: str(2 * maps_of(hot.pid).count("\n") - 1))
+        with pytest.raises(TargetRefused, match="new ones may find no room"):
+            hot.watch(method)
+        assert not hot.is_watched()
+        hot.assert_well()
+
+
+@pytest.mark.parametrize("method", [WRITTEN])
 @pytest.mark.parametrize("number", [NR.USERFAULTFD, NR.CLOSE], ids=["userfaultfd", "close"])
 def test_what_a_filter_of_the_process_forbids_is_refused_and_not_tried(child, method, number):
     """It would be killed, or keep the descriptor; it lives, and has none."""

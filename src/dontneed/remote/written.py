@@ -21,7 +21,8 @@ is. The watcher is a helper process of its own (`helper`), which has no children
 A process that uses a userfaultfd: it would be refused if it registered what we have. Huge pages, unless asked for:
 writing to a protected one takes its entry in the page tables apart, and leaves the process with 512 entries where it
 had one, until khugepaged finds it. Files, shared memory, hugetlb: pages of these come and go for reasons that are no
-writes. What another userfaultfd watches.
+writes. What another userfaultfd watches. A process with half as many mappings as it may have: memory that it maps
+beside a watched mapping stays a mapping of its own until the end, and it must not be us who make a mmap fail.
 
 # What is counted
 
@@ -41,6 +42,7 @@ from dontneed.errors import KernelLacks, NotPermitted, ProcessGone, TargetRefuse
 from dontneed.kernel.maps import read_maps
 from dontneed.kernel.pagemap import scan_categories, scan_pages, scan_written
 from dontneed.kernel.procfs import ProcessDirectory
+from dontneed.kernel.settings import read_setting
 from dontneed.kernel.status import read_identity
 from dontneed.kernel.userfaultfd import OPEN_FLAGS, WriteWatch, fetch_descriptor
 from dontneed.observe.mapping import kind_of
@@ -61,6 +63,9 @@ if TYPE_CHECKING:
     from dontneed.kernel.maps import MapsTable
 
 _USERFAULTFD = "anon_inode:[userfaultfd]"
+_MOST_MAPPINGS = "/proc/sys/vm/max_map_count"
+_SHARE_OF_MAPPINGS = 2
+"""Nothing new becomes part of a mapping that is watched, so that there may be twice as many before the end."""
 _KINDS = ("anonymous", "heap", "stack", "thread stack")
 
 
@@ -188,6 +193,9 @@ def _protect(
 ) -> _Ground:
     """Register all that can be, and protect its pages."""
     table = read_maps(process)
+    if _SHARE_OF_MAPPINGS * len(table) > int(read_setting(_MOST_MAPPINGS)):
+        msg = f"process {process.pid} has {len(table):,} mappings: if they are watched, new ones may find no room"
+        raise TargetRefused(msg, hint=f"a larger {_MOST_MAPPINGS}; or --method accessed")
     watched, unwatched = _register(watch, table, notes)
     barred = 0 if huge_pages else abi.IS_HUGE
     out = abi.IS_SWAPPED | barred
