@@ -21,11 +21,13 @@ from dontneed.errors import DontneedError, KernelLacks, NotPermitted, ProcessGon
 from dontneed.kernel import clear_refs
 from dontneed.kernel.procfs import ProcessDirectory
 from dontneed.kernel.status import read_identity
+from dontneed.kernel.swap import swap_space
 from dontneed.observe import working_set as observed
 from dontneed.remote import written
 from dontneed.remote.working_set import _columns, working_set_until
+from dontneed.spans import Span
 
-from .native_target import PAGE, entries_of, running
+from .native_target import PAGE, SWAPPED, entries_of, running
 from .test_release_seccomp import Target, answering
 
 MIB = 1 << 20
@@ -260,6 +262,56 @@ def test_huge_pages_are_left_whole_unless_asked_otherwise(tmp_path, method):
         assert hot.use(split).written_bytes == 3000 * PAGE
         assert huge_bytes() < before
         assert any("were taken apart" in note for note in split.notes)
+        hot.assert_well()
+
+
+# Swap
+
+
+def page_out(hot, first, last):
+    """Have pages go to swap, and wait until they are there."""
+    span = Span(hot.start + first * PAGE, hot.start + last * PAGE)
+
+    def are_out():
+        dontneed.advise(span, dontneed.Advice.PAGEOUT, pid=hot.pid)
+        return bool((entries_of(hot.pid, span.start, span.end) & np.uint64(SWAPPED) != 0).all())
+
+    await_that(are_out)
+
+
+@pytest.mark.needs_feature("process_madvise(other)")
+@pytest.mark.parametrize("method", [TABLES])
+def test_what_comes_from_swap_is_used(tmp_path, method):
+    """Read or written."""
+    with swap_space(), hot_set(tmp_path, 32, 0, "idle") as hot:
+        page_out(hot, 100, 300)
+        use = hot.use(hot.watch(method, lambda: hot.target.tell("r 400")))
+        assert 200 * PAGE <= use.touched_bytes <= use.at_most_bytes
+        assert use.written_bytes == 0
+
+
+@pytest.mark.needs_feature("process_madvise(other)")
+@pytest.mark.parametrize("method", [WRITTEN])
+def test_swap_neither_hides_writes_nor_makes_any(tmp_path, method):
+    """A page keeps its protection, or the want of it, on its way to swap and back; what was out before is told."""
+    with swap_space(), hot_set(tmp_path, 32, 0, "idle") as hot:
+
+        def act():
+            hot.target.tell("w 50")
+            hot.goes_round()
+            hot.target.tell("i")
+            hot.goes_round()
+            page_out(hot, 0, 300)
+            hot.target.tell("r 200")
+            hot.goes_round()
+            hot.target.tell("i")
+
+        assert hot.use(hot.watch(method, act)).written_bytes == 50 * PAGE
+        page_out(hot, 4096, 4196)
+        found = hot.watch(method, lambda: hot.target.tell("k 150"))
+        assert hot.use(found).written_bytes == 50 * PAGE
+        assert any("were swapped out when it began" in note for note in found.notes)
+        assert not hot.is_watched()
         hot.assert_well()
 
 
