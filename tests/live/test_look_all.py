@@ -32,11 +32,14 @@ HELD = """if True:
 """
 
 
+BY_FRAMES = [pytest.mark.needs_root, pytest.mark.needs_feature("kernel memory"), pytest.mark.needs_feature("BTF")]
+
+
 def by_tables(test):
     """Mark a test that reads page tables."""
-    for name in ("kernel memory", "BTF"):
-        test = pytest.mark.needs_feature(name)(test)
-    return pytest.mark.needs_root(test)
+    for mark in BY_FRAMES:
+        test = mark(test)
+    return test
 
 
 def holder_of(pid, method="auto"):
@@ -69,14 +72,11 @@ def plausible(holders):
 # Who is in the table
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_a_process_is_in_the_table_with_what_it_holds(child, method, request):
+@pytest.mark.parametrize(
+    "method", [pytest.param(way, marks=BY_FRAMES) if way in (TABLES, WINDOWS) else way for way in METHODS]
+)
+def test_a_process_is_in_the_table_with_what_it_holds(child, method):
     """By each way that there is; its own memory is its own."""
-    if method in (TABLES, WINDOWS):
-        for mark in (pytest.mark.needs_root, pytest.mark.needs_feature("kernel memory")):
-            request.node.add_marker(mark)
-        if os.geteuid():
-            pytest.skip("needs root")
     pid = child(HELD).pid
     holders = dontneed.look_all(method)
     assert plausible(holders)
@@ -294,6 +294,7 @@ def test_nobody_is_refused_page_tables_when_it_asks_for_them(as_nobody):
 
 
 @pytest.mark.needs_root
+@pytest.mark.needs_command("unshare")
 @pytest.mark.needs_kernel("5.8")
 @pytest.mark.parametrize(("hidepid", "said"), [("1", "hidden by /proc (hidepid)"), ("2", "of other users (hidepid)")])
 def test_processes_that_proc_hides_are_told_of(child, hidepid, said):
@@ -317,6 +318,7 @@ def test_processes_that_proc_hides_are_told_of(child, hidepid, said):
 
 
 @by_tables
+@pytest.mark.needs_command("unshare")
 def test_in_a_pid_namespace_shares_are_those_of_the_whole_machine(child, tmp_path):
     """Only its own processes are in the table, and what they share with others outside of it is shared."""
     path = tmp_path / "shared"
