@@ -106,14 +106,15 @@ def processes(timeline: Timeline) -> dict[int, int]:
 
 
 class _Space:
-    """One process: its mappings, its advices, and the faults that are not looked up yet."""
+    """One process: its mappings, its advices, its faults with their rows, and how many of them are looked up."""
 
-    __slots__ = ("advices", "done", "faults", "mappings")
+    __slots__ = ("advices", "done", "faults", "mappings", "rows")
 
-    def __init__(self, faults: Array) -> None:
+    def __init__(self, faults: Array, rows: Array) -> None:
         self.mappings = Cover()
         self.advices = Cover()
         self.faults = faults
+        self.rows = rows
         self.done = 0
 
 
@@ -134,7 +135,7 @@ class _Follower:
         self._mappings: list[Mapped] = []
         self._advices: list[Advised] = []
         self._zaps: list[tuple[int, int]] = []
-        self._spaces = {pid: _Space(own) for pid, own in self._faults_by_process().items()}
+        self._spaces = {pid: _Space(own, self._faults[own]) for pid, own in self._faults_by_process().items()}
         self._read_start(timeline)
 
     def _faults_by_process(self) -> dict[int, Array]:
@@ -158,7 +159,7 @@ class _Follower:
         import numpy as np
 
         if pid not in self._spaces:
-            self._spaces[pid] = _Space(np.zeros(0, np.int64))
+            self._spaces[pid] = _Space(np.zeros(0, np.int64), np.zeros(0, np.int64))
         return self._spaces[pid]
 
     def step(self, row: int, call: int) -> None:
@@ -191,8 +192,8 @@ class _Follower:
         import numpy as np
 
         until = space.done
-        if until < len(space.faults) and self._faults[space.faults[until]] < row:
-            until += int(np.searchsorted(self._faults[space.faults[until:]], row))
+        if until < len(space.rows) and space.rows[until] < row:
+            until += int(np.searchsorted(space.rows[until:], row))
         pending = space.faults[space.done : until]
         if len(pending):
             self._fault_mappings[pending] = space.mappings.look_up(self._addresses[pending])
