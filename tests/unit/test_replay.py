@@ -199,6 +199,33 @@ def test_munmap_takes_effect_where_the_kernel_counts_what_it_took():
     assert replayed.mean_error == 0
 
 
+def test_what_a_call_under_way_has_still_to_take_is_part_of_what_others_see():
+    """The kernel counts page table by page table; a thread that faults in between is counted with the rest."""
+    start = 0x4000_0000
+    filled = [touched(start + page * PAGE) for page in (*range(500, 530), 1030)]
+    munmap, back = called("munmap", start, 2 * HUGE + 8 * PAGE)
+    _, replayed = predicted(
+        *mapped_anonymous(start, 2 * HUGE + 8 * PAGE),
+        *filled,
+        counts(31),
+        munmap,
+        counts(19),  # 12 pages of the first table are gone
+        touched(HELD, thread=THREAD),
+        counts(20, thread=THREAD),
+        counts(2),
+        touched(HELD + PAGE, thread=THREAD),
+        counts(3, thread=THREAD),
+        touched(HELD + 2 * PAGE, thread=THREAD),
+        counts(4, thread=THREAD),
+        counts(3),
+        back,
+        touched(HELD),
+        threads={PID: PID, THREAD: PID},
+    )
+    assert replayed.largest_error_bytes == 0
+    assert replayed.last_rss_bytes == 3 * PAGE
+
+
 def test_munmap_that_takes_nothing_takes_effect_before_something_else_is_mapped_there():
     """Another thread may be given the same addresses before the first one has returned."""
     munmap, back = called("munmap", FRESH, 2 * PAGE)

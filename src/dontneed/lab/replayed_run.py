@@ -18,6 +18,7 @@ from dontneed.abi.advice import Advice
 from dontneed.kernel.maps import parse_maps
 from dontneed.lab.replayed_advices import Accounts, pages_of
 from dontneed.lab.replayed_process import ReplayedProcess
+from dontneed.lab.replayed_steps import Steps
 from dontneed.model.space.entries import ANON, FILE, LEAF_PAGES, SHMEM
 from dontneed.model.space.mm import PAGE_SHIFT
 from dontneed.observe.trace.cover import Cover
@@ -90,6 +91,7 @@ class Run:
         self._counted = [0] * _COUNTERS
         self._in_call: dict[int, Call] = {}
         self._waiting: dict[int, Call] = {}
+        self._steps = Steps()
         self._mapped: set[int] = set()
         self._executing = False
         self._arguments_known = True
@@ -156,7 +158,9 @@ class Run:
         if space != self._space:
             return False
         if thread in self._waiting:
-            self._carry_out(self._waiting.pop(thread))
+            self._take_away(thread, self._waiting.pop(thread))
+        else:
+            self._steps.count(thread)
         if not self._arguments_known:
             self._fill_arguments(counter, size)
         return thread not in self._in_call
@@ -177,9 +181,10 @@ class Run:
     def _note(self, time: int) -> None:
         """This is a moment."""
         counted, resident = self._counted, self.process.mm.resident
+        pages = resident[FILE] + resident[ANON] + resident[SHMEM]
         self.times.append(time)
         self.real.append(counted[0] + counted[1] + counted[3])
-        self.modelled.append((resident[FILE] + resident[ANON] + resident[SHMEM] << PAGE_SHIFT) + self._offset)
+        self.modelled.append((pages << PAGE_SHIFT) + self._offset + self._steps.bytes_to_come)
 
     # Faults
 
@@ -234,9 +239,17 @@ class Run:
         elif call.name == "mmap" and thread not in self._mapped:
             self._carry_out(call)
         self._mapped.discard(thread)
+        self._steps.end(thread)
         if self._unknown is not None:
             self._learn(call, self._unknown)
         return False
+
+    def _take_away(self, thread: int, call: Call) -> None:
+        """Do what a call did whose first step the kernel has just counted."""
+        mm = self.process.mm
+        present, before = self.accounts.before(mm, call), mm.rss_pages
+        self._carry_out(call)
+        self._steps.begin(thread, present, before - mm.rss_pages)
 
     def _carry_out(self, call: Call, file_name: str | None = None) -> None:
         """Do in the model what a call did."""
@@ -343,6 +356,7 @@ class Run:
         self._counted = [0] * _COUNTERS
         self._in_call.clear()
         self._waiting.clear()
+        self._steps.clear()
         self._mapped.clear()
 
     def _fill_arguments(self, counter: int, size: int) -> None:
