@@ -36,6 +36,9 @@ MEMBERS = (
     ("task_struct", "start_boottime"),
     ("task_struct", "real_start_time"),  # its name until 5.5
     ("task_struct", "self_exec_id"),
+    ("task_struct", "thread_pid"),
+    ("pid", "level"),
+    ("pid", "numbers"),
     ("mm_struct", "pgd"),
     ("mm_struct", "task_size"),
     ("mm_struct", "start_code"),
@@ -47,6 +50,9 @@ MEMBERS = (
 FUNCTIONS = (_FROM_PID, _RELEASE) = ("bpf_task_from_pid", "bpf_task_release")
 
 _WORD = struct.Struct("<Q")
+_INT = (1 << 32) - 1
+_UPID_BYTES = 16
+"""struct upid: a number, and a pointer to the namespace that it is of."""
 _IDENTIFYING = ("start_code", "start_stack", "arg_start", "env_end")
 _STAT_FIELDS = {"start": 19, "start_code": 23, "start_stack": 25, "arg_start": 45, "env_end": 48}
 """Where /proc/PID/stat says the same, counted from the state; proc(5)."""
@@ -116,7 +122,7 @@ class TaskFinder(Closing):
             found = _ask(self._program, pid)
             if found:
                 yield found
-        yield from self._started_at(identity["start"])
+        yield from (address for address in self._started_at(identity["start"]) if self._has_number(address, pid))
 
     def everyone(self) -> list[Task]:
         """Every process of the machine that has memory of its own, whatever /proc shows of it; their numbers are 0.
@@ -148,6 +154,15 @@ class TaskFinder(Closing):
             address = following - tasks
             if address == first:
                 return
+
+    def _has_number(self, address: int, pid: int) -> bool:
+        """Whether a task has this number in any pid namespace: what else siblings of one clock tick have may be alike."""
+        offset = self._layout.offset
+        (held,) = self._read_words([address + offset("task_struct", "thread_pid")])
+        (level,) = self._read_words([held + offset("pid", "level")])
+        first = held + offset("pid", "numbers")
+        places = [first + nth * _UPID_BYTES for nth in range((level & _INT) + 1)]
+        return pid in [number & _INT for number in self._read_words(places)]
 
     def _task_at(self, pid: int, address: int) -> Task | None:
         """What a task says; None where it has no memory."""
