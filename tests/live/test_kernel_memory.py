@@ -206,6 +206,31 @@ def test_without_the_function_for_it_a_task_is_found_in_the_list(monkeypatch, ch
 
 
 @ready
+def test_siblings_that_were_forked_in_one_moment_are_told_apart(monkeypatch, child):
+    """They started in the same clock tick with the same program, stack and arguments; the list has them side by side."""
+    monkeypatch.setattr(tasks, "FUNCTIONS", ("no_such_function",))
+    forking = child("""if True:
+        import os
+        pids = []
+        for _ in range(20):
+            pid = os.fork()
+            if not pid:
+                os.close(1)
+                os.read(0, 1)
+                os._exit(0)
+            pids.append(pid)
+        print(*pids)
+    """)
+    with open_kernel_memory() as memory:
+        roots = set()
+        pids = list(map(int, forking.said[0].split()))
+        for pid in pids:
+            with ProcessDirectory(pid) as process:
+                roots.add(memory.task(process).root)
+    assert len(roots) == len(pids)
+
+
+@ready
 @pytest.mark.needs_command("unshare")
 def test_in_a_pid_namespace_numbers_mean_others_and_nobody_is_mistaken():
     """As in a privileged container: its process 1 is not ours."""

@@ -156,7 +156,7 @@ class TaskFinder(Closing):
                 return
 
     def _has_number(self, address: int, pid: int) -> bool:
-        """Whether a task has this number in any pid namespace: what else siblings of one clock tick have may be alike."""
+        """Whether a task has this number in any pid namespace: all else of siblings of one clock tick may be alike."""
         offset = self._layout.offset
         (held,) = self._read_words([address + offset("task_struct", "thread_pid")])
         (level,) = self._read_words([held + offset("pid", "level")])
