@@ -207,7 +207,7 @@ def test_without_the_function_for_it_a_task_is_found_in_the_list(monkeypatch, ch
 
 @ready
 def test_siblings_that_were_forked_in_one_moment_are_told_apart(monkeypatch, child):
-    """They started in the same clock tick with the same program, stack and arguments, and are side by side in the list."""
+    """They started in the same clock tick, with the same program, stack and arguments."""
     monkeypatch.setattr(tasks, "FUNCTIONS", ("no_such_function",))
     forking = child("""if True:
         import os
