@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from dontneed.lab.replayed_advices import Accounts
-from dontneed.lab.replayed_events import Call
+from dontneed.lab.replayed.advices import Accounts
+from dontneed.lab.replayed.events import Call
 from dontneed.model.calls.advice import madvise
 from dontneed.model.calls.mappings import mmap
 from dontneed.model.paging.faults import touch

@@ -8,8 +8,8 @@ another word for huge pages the same touches and calls meet another policy; that
 from __future__ import annotations
 
 from dontneed.errors import UsageError, WrongType
-from dontneed.lab.replayed_events import Call, ReplayedEvents, events_of
-from dontneed.lab.replayed_run import Run
+from dontneed.lab.replayed.events import Call, ReplayedEvents, events_of
+from dontneed.lab.replayed.run import Run
 from dontneed.model.space.entries import LEAF_PAGES
 from dontneed.model.space.mm import PAGE_SHIFT
 from dontneed.model.system import System
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterator
 
-    from dontneed.lab.replayed_advices import Account
-    from dontneed.lab.replayed_run import Lessons
+    from dontneed.lab.replayed.advices import Account
+    from dontneed.lab.replayed.run import Lessons
     from dontneed.observe.trace.summary import AdviceUse
 
 HUGE_PAGES = ("always", "madvise", "never")

@@ -16,9 +16,9 @@ from itertools import chain
 from dontneed.abi import trace_kinds as kinds
 from dontneed.abi.advice import Advice
 from dontneed.kernel.maps import parse_maps
-from dontneed.lab.replayed_advices import Accounts, pages_of
-from dontneed.lab.replayed_process import ReplayedProcess
-from dontneed.lab.replayed_steps import Steps
+from dontneed.lab.replayed.advices import Accounts, pages_of
+from dontneed.lab.replayed.process import ReplayedProcess
+from dontneed.lab.replayed.steps import Steps
 from dontneed.model.space.entries import ANON, FILE, LEAF_PAGES, SHMEM
 from dontneed.model.space.mm import PAGE_SHIFT
 from dontneed.observe.trace.cover import Cover
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from dontneed.lab.replayed_events import Call, ReplayedEvents
+    from dontneed.lab.replayed.events import Call, ReplayedEvents
     from dontneed.model.system import System
     from dontneed.observe.trace.timeline import Timeline
 

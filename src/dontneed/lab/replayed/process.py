@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dontneed.abi import mman
 from dontneed.abi import trace_kinds as kinds
-from dontneed.lab.replayed_calls import ACTIONS, ANSWERED_BY_ADDRESS, pages_in
-from dontneed.lab.replayed_files import ReplayedFiles
+from dontneed.lab.replayed.calls import ACTIONS, ANSWERED_BY_ADDRESS, pages_in
+from dontneed.lab.replayed.files import ReplayedFiles
 from dontneed.model.calls import fork as forking
 from dontneed.model.calls import mappings
 from dontneed.model.paging.faults import fill_page, touch

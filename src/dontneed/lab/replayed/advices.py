@@ -12,7 +12,7 @@ from dontneed.model.space.mm import PAGE_SHIFT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from dontneed.lab.replayed_events import Call
+    from dontneed.lab.replayed.events import Call
     from dontneed.model.space.leaf import Run
     from dontneed.model.space.mm import Mm
 
