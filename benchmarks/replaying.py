@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 
 import dontneed
 from comparing import HELD, Case, Target, at_most
-from dontneed.lab.replayed_events import events_of
-from dontneed.lab.replayed_run import Run
+from dontneed.lab.replayed.events import events_of
+from dontneed.lab.replayed.run import Run
 from dontneed.model.system import System
 from programs import BUILD
 
