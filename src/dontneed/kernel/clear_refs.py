@@ -8,7 +8,8 @@ share with it. Nothing is lost by that.
 
 A translation that the processor holds already is used without looking at the entry, and its accessed bit stays clear:
 a set of pages so small and hot that it stays in the TLB looks idle. The kernel does not flush here. Measured on 6.18:
-of 64 pages read in a loop 12 to 16 were seen after 0.12 s, in 11 of 15 rounds; of 500, 35 to 71.
+of 64 pages read in a loop, some were missed after 0.12 s in 11 of 15 rounds, and 16 seen in the median; of 500 in 12,
+and 71 seen.
 
 Writing 4 clears soft-dirty bits, and flushes. In a kernel that was built without soft-dirty bits it does nothing else:
 so there it follows, and all but a page or two are seen. In a kernel that has them somebody may rely on them (CRIU
