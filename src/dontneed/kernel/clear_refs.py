@@ -13,7 +13,7 @@ and 71 seen.
 
 Writing 4 clears soft-dirty bits, and flushes. In a kernel that was built without soft-dirty bits it does nothing else:
 so there it follows, and all but a page or two are seen. In a kernel that has them somebody may rely on them (CRIU
-does), so there it is not done, and that is told. The page or two are those whose mark reclaim or DAMON took meanwhile.
+does), so there it is not done, and that is told. The page or two may be those that reclaim or DAMON looked at.
 
 Kernel:
     fs/proc/task_mmu.c clear_refs_write(); proc(5). Since 2.6.22; soft-dirty since 3.11. The file belongs to the owner
