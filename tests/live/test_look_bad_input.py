@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dontneed.errors import NoAddressSpace, ProcessGone, UsageError, WrongType
+from dontneed.kernel import kernel_memory
 from dontneed.kernel.procfs import ProcessDirectory
 from dontneed.observe.address_space import look
 
@@ -35,10 +36,12 @@ def open_descriptors() -> int:
 
 @pytest.fixture(autouse=True)
 def _no_descriptor_is_lost():
-    """Whatever goes wrong, what was opened is closed."""
+    """Whatever goes wrong, what was opened is closed, but for the way to the kernel's memory, which is kept."""
     look()
+    kernel_memory._forget()
     before = open_descriptors()
     yield
+    kernel_memory._forget()
     assert open_descriptors() == before
 
 

@@ -6,6 +6,7 @@ The kernel is played by lists of runs and arrays of entries; what it says is dra
 from __future__ import annotations
 
 from array import array
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from dontneed.abi import pagemap as abi
 from dontneed.abi.capabilities import bit_of
-from dontneed.errors import KernelLacks, NotPermitted, TargetRefused
+from dontneed.errors import DontneedError, KernelLacks, NotPermitted, ProcessGone, TargetRefused
 from dontneed.kernel import smaps as kernel_smaps
 from dontneed.kernel.capabilities import Privileges
 from dontneed.kernel.maps import parse_maps
@@ -229,13 +230,13 @@ def refused(monkeypatch):
     """Play root on a kernel that does not let its memory be read; the list of the times that it was asked."""
     asked = []
 
-    def refuse(*_arguments):
+    def refuse():
         asked.append(1)
         raise KernelLacks("page tables cannot be read: bpf is absent")
 
     monkeypatch.setattr(residency, "_refused", [])
     monkeypatch.setattr(residency, "read_privileges", lambda: Privileges(0, bit_of("CAP_SYS_ADMIN"), 0))
-    monkeypatch.setattr(residency, "count_by_tables", refuse)
+    monkeypatch.setattr("dontneed.kernel.kernel_memory.kernel_memory", refuse)
     return asked
 
 
@@ -269,18 +270,43 @@ def test_page_tables_that_were_asked_for_are_not_exchanged(kernel, refused) -> N
     assert len(refused) == 2
 
 
-def test_a_program_that_was_replaced_meanwhile_is_counted_another_way(kernel, monkeypatch, refused) -> None:
-    """This once: it says nothing about the next process."""
+@pytest.mark.parametrize(
+    "error",
+    [
+        TargetRefused("process 7 replaced its program while its page tables were read"),
+        KernelLacks("process 7 is not to be found among the tasks of the kernel"),
+        DontneedError("kernel memory went away while it was read"),
+    ],
+)
+def test_a_process_that_moves_is_counted_another_way(kernel, monkeypatch, refused, error) -> None:
+    """This once: it says nothing about the next process. Who asked for page tables is told."""
     may_read = residency._may_read_tables
     table, _ = kernel()
     monkeypatch.setattr(residency, "_may_read_tables", may_read)
+    monkeypatch.setattr("dontneed.kernel.kernel_memory.kernel_memory", nullcontext)
 
-    def replaced(*_arguments):
-        raise TargetRefused("process 7 replaced its program while its page tables were read")
+    def moves(*_arguments):
+        raise error
 
-    monkeypatch.setattr(residency, "count_by_tables", replaced)
+    monkeypatch.setattr(residency, "count_by_tables", moves)
     assert counted_by(table)[0].method == "PAGEMAP_SCAN"
     assert residency._refused == refused == []
+    with pytest.raises(type(error)):
+        counted_by(table, "page tables")
+
+
+def test_a_process_that_has_ended_is_gone_by_any_way(kernel, monkeypatch) -> None:
+    """There is nothing left to count."""
+    table, _ = kernel()
+    monkeypatch.setattr(residency, "_may_read_tables", lambda: True)
+    monkeypatch.setattr("dontneed.kernel.kernel_memory.kernel_memory", nullcontext)
+
+    def ended(*_arguments):
+        raise ProcessGone("process 7 ended while it was looked at")
+
+    monkeypatch.setattr(residency, "count_by_tables", ended)
+    with pytest.raises(ProcessGone):
+        counted_by(table)
 
 
 def test_hugetlb_pages_are_taken_out_of_what_page_tables_count(kernel, monkeypatch) -> None:

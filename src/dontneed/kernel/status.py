@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from dontneed.kernel.procfs import ProcessDirectory
 
-_PF_KTHREAD = 0x0020_0000
+PF_KTHREAD = 0x0020_0000
 """include/linux/sched.h; in the flags of /proc/PID/stat."""
 
 
@@ -100,7 +100,7 @@ def parse_stat(text: bytes) -> Identity:
         parent=int(words[1]),
         minor_faults=int(words[7]),
         major_faults=int(words[9]),
-        kernel_thread=bool(int(words[6]) & _PF_KTHREAD),
+        kernel_thread=bool(int(words[6]) & PF_KTHREAD),
         started=int(words[19]),
     )
 

@@ -17,6 +17,7 @@ import struct
 from dontneed.abi import bpf as abi
 from dontneed.errors import DontneedError, KernelLacks, NoAddressSpace, NotPermitted, ProcessGone
 from dontneed.kernel.bpf import R0, R1, R6, Assembler, Closing, Program
+from dontneed.kernel.status import PF_KTHREAD
 from dontneed.records import Record
 
 TYPE_CHECKING = False
@@ -56,6 +57,7 @@ _UPID_BYTES = 16
 _IDENTIFYING = ("start_code", "start_stack", "arg_start", "env_end")
 _STAT_FIELDS = {"start": 19, "start_code": 23, "start_stack": 25, "arg_start": 45, "env_end": 48}
 """Where /proc/PID/stat says the same, counted from the state; proc(5)."""
+_FLAGS_FIELD = 6
 _MOST_TASKS = 1 << 22
 _ANOTHER_KIND = (errno.EINVAL, errno.EACCES, errno.ENOTSUPP if hasattr(errno, "ENOTSUPP") else 524)
 """What the verifier says of a function that the kernel has for other kinds of programs."""
@@ -248,9 +250,12 @@ def _identity(process: ProcessDirectory) -> dict[str, int]:
     if words[0] in (b"Z", b"X"):
         msg = f"process {process.pid} has ended: it is a zombie, and its memory is gone"
         raise ProcessGone(msg)
+    if int(words[_FLAGS_FIELD]) & PF_KTHREAD:
+        msg = f"process {process.pid} is a kernel thread: it has no page tables of its own"
+        raise NoAddressSpace(msg)
     if process.read("statm").startswith(b"0 "):
-        msg = f"process {process.pid} has no page tables of its own"
-        raise NoAddressSpace(msg, hint="a kernel thread, or a process whose first thread has ended")
+        msg = f"process {process.pid} is ending, and its memory is gone"
+        raise ProcessGone(msg)
     msg = f"not permitted to know where the memory of process {process.pid} lies"
     raise NotPermitted(msg, hint="run as root (sudo); in a container, add CAP_SYS_PTRACE")
 

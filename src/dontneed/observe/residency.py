@@ -12,7 +12,7 @@ import sys
 from bisect import bisect_right
 
 from dontneed.abi import pagemap as abi
-from dontneed.errors import KernelLacks, NotPermitted, TargetRefused
+from dontneed.errors import DontneedError, KernelLacks, NotPermitted, ProcessGone
 from dontneed.kernel.capabilities import read_privileges
 from dontneed.kernel.pagemap import read_entries, scan_categories, scan_pages
 from dontneed.kernel.procmap import read_mappings_at
@@ -172,13 +172,21 @@ def _count_by_tables(
     """
     if not required and not _may_read_tables():
         return None
+    from dontneed.kernel.kernel_memory import kernel_memory
+
     try:
-        counted = count_by_tables(process, table, notes)
-    except (NotPermitted, KernelLacks, TargetRefused) as error:
+        with kernel_memory():
+            pass
+    except (NotPermitted, KernelLacks) as error:
         if required:
             raise
-        if not isinstance(error, TargetRefused):
-            _refused.append(error)
+        _refused.append(error)
+        return None
+    try:
+        counted = count_by_tables(process, table, notes)
+    except DontneedError as error:  # of this process, at this moment; whether it has ended, the next way finds out too
+        if required or isinstance(error, ProcessGone):
+            raise
         return None
     doubtful = [row for row in counted.rows_with("huge") if kinds[row] in _APART]
     hugetlb = [row for row in doubtful if kinds[row] == "hugetlb"]
