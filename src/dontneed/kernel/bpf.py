@@ -31,14 +31,12 @@ from ctypes import addressof, c_char, create_string_buffer
 
 from dontneed.abi import bpf as abi
 from dontneed.kernel import libc
+from dontneed.kernel.closing import Closing
 from dontneed.units import PAGE_BYTES, round_up
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import TracebackType
     from typing import TypeAlias
-
-    from typing_extensions import Self
 
     Register: TypeAlias = "R"
 
@@ -151,23 +149,6 @@ class Assembler:
 
     def _emit(self, operation: int, target: Register, source: Register, offset: int = 0, immediate: int = 0) -> None:
         self._code.append((operation, target, source, offset, immediate))
-
-
-class Closing:
-    """Something that is let go of at the end of a `with` block."""
-
-    __slots__ = ()
-
-    def close(self) -> None:
-        """Let it go."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class SharedArray(Closing):

@@ -37,8 +37,9 @@ from dontneed.abi import bpf as abi
 from dontneed.abi.page_entry import FRAME_SHIFT
 from dontneed.abi.pagemap import ENTRY_BYTES
 from dontneed.errors import DontneedError, KernelLacks, NotPermitted
-from dontneed.kernel.bpf import R0, R1, R2, R3, R6, R7, R8, R9, Assembler, Closing, Program, SharedArray
+from dontneed.kernel.bpf import R0, R1, R2, R3, R6, R7, R8, R9, Assembler, Program, SharedArray
 from dontneed.kernel.btf import read_layout
+from dontneed.kernel.closing import Closing
 from dontneed.kernel.direct_map import find_direct_map
 from dontneed.kernel.procfs import ProcessDirectory
 from dontneed.kernel.tasks import FUNCTIONS, MEMBERS, TaskFinder
@@ -261,6 +262,11 @@ def kernel_memory() -> Iterator[KernelMemory]:
             memory.close()
         else:
             _idle.append(memory)
+
+
+def is_kernel_memory_open() -> bool:
+    """Whether there is a way that was used before and is kept."""
+    return bool(_idle)
 
 
 def open_kernel_memory() -> KernelMemory:

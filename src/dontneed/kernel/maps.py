@@ -25,7 +25,9 @@ _WORDS_BEFORE_NAME = 4
 _DIGITS = 12
 """What most addresses have; numbers of one width stand together, since lines are in address order."""
 _HEAD = 2 * _DIGITS + 1
-_LARGE_BYTES = 1 << 14
+_ROWS_AT_A_TIME = 4096
+"""What of them is worked on stays in the processor's cache."""
+_LARGE_BYTES = 1 << 15
 """From where on an array of all addresses is sooner made of the text itself than of lists."""
 
 
@@ -67,10 +69,17 @@ class MapsTable:
         return getattr(self, column)
 
     def __len__(self) -> int:
-        return self.bounds.shape[1] if _is_set(self, "bounds") else len(self._lines)
+        if _is_set(self, "bounds"):
+            return int(self.bounds.shape[1])
+        return len(self._lines)
 
     def __bool__(self) -> bool:
         return bool(self._text.strip()) if _is_set(self, "_text") else bool(self._lines)
+
+    @property
+    def is_long(self) -> bool:
+        """Whether there are so many mappings that arrays of them are worth their making: some hundred."""
+        return _is_set(self, "_text") and len(self._text) >= _LARGE_BYTES
 
     @property
     def size_bytes(self) -> int:
@@ -82,7 +91,7 @@ class MapsTable:
     def _decode_bounds(self) -> Words:
         import numpy as np
 
-        if not _is_set(self, "starts") and _is_set(self, "_text") and len(self._text) >= _LARGE_BYTES:
+        if not _is_set(self, "starts") and self.is_long:
             return _bounds_of(self._text)
         return np.array([self.starts, self.ends], np.uint64)
 
@@ -174,15 +183,26 @@ def _bounds_of(text: bytes) -> Words:
     letters = np.frombuffer(text if text.endswith(b"\n") else text + b"\n", np.uint8)
     behind = np.flatnonzero(letters == ord("\n")) + 1
     begins = np.concatenate(([0], behind[:-1]))
-    begins, behind = begins[behind - begins > 1], behind[behind - begins > 1]
-    heads = np.lib.stride_tricks.sliding_window_view(letters, _HEAD + 1)[begins]
-    digits = (heads & 15) + 9 * (heads >> 6)  # of hexadecimal digits in lower case
+    blank = behind - begins == 1
+    if blank.any():
+        begins, behind = begins[~blank], behind[~blank]
+    heads = np.lib.stride_tricks.sliding_window_view(letters, _HEAD + 1)
     octets = np.zeros((len(begins), 2, 8), np.uint8)
+    unusual = []
+    for row in range(0, len(begins), _ROWS_AT_A_TIME):
+        some = heads[begins[row : row + _ROWS_AT_A_TIME]]
+        _decode_heads(some, octets[row : row + _ROWS_AT_A_TIME])
+        odd = (some[:, _DIGITS] != ord("-")) | (some[:, _HEAD] != ord(" "))
+        unusual += [row + int(each) for each in odd.nonzero()[0]]
+    bounds: Words = octets.view(">u8")[:, :, 0].T.astype(np.uint64)
+    for row in unusual:
+        bounds[:, row] = _decode_each([text[begins[row] : behind[row]]])
+    return bounds
+
+
+def _decode_heads(heads: Any, octets: Any) -> None:
+    """Two numbers of twelve hexadecimal digits in lower case from each head, into two times eight bytes."""
+    digits = (heads & 15) + 9 * (heads >> 6)
     for nth, first in enumerate((0, _DIGITS + 1)):
         high, low = digits[:, first : first + _DIGITS : 2], digits[:, first + 1 : first + _DIGITS : 2]
         octets[:, nth, -_DIGITS // 2 :] = high << 4 | low
-    bounds: Words = octets.view(">u8")[:, :, 0].T.astype(np.uint64)
-    usual = (heads[:, _DIGITS] == ord("-")) & (heads[:, _HEAD] == ord(" "))
-    for row in np.flatnonzero(~usual).tolist():
-        bounds[:, row] = _decode_each([text[begins[row] : behind[row]]])
-    return bounds

@@ -28,14 +28,12 @@ import time
 
 from dontneed.abi import perf_event as abi
 from dontneed.kernel import libc
+from dontneed.kernel.closing import Closing
 from dontneed.units import MIB, PAGE_BYTES, round_up
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from types import TracebackType
-
-    from typing_extensions import Self
 
     from dontneed.kernel.tracefs import Tracepoint
 
@@ -51,7 +49,7 @@ _SIDE_RECORDS = abi.MAPPINGS | abi.MAPPINGS_2 | abi.DATA_MAPPINGS | abi.COMMANDS
 _ALWAYS = abi.DISABLED | abi.SAMPLE_ID_ALL | abi.USE_CLOCK | abi.WATERMARK
 
 
-class Recorder:
+class Recorder(Closing):
     """Records tracepoints, mappings, forks and exits of threads. A context manager.
 
     Args:
@@ -81,14 +79,6 @@ class Recorder:
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """End all events, and give the rings back."""

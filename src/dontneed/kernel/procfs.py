@@ -13,14 +13,10 @@ import errno
 import os
 
 from dontneed.errors import KernelLacks, NotPermitted, ProcessGone, UsageError, WrongType
+from dontneed.kernel.closing import Closing
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from types import TracebackType
-
-    from typing_extensions import Self
-
-_READ_BYTES = 1 << 20
+_READ_BYTES = 1 << 16
+"""More than most files of /proc give at once, and little enough for malloc to have it at hand."""
 _PID_LIMIT = 1 << 22
 """PID_MAX_LIMIT, include/linux/threads.h."""
 _ENDED_OR_ABSENT = (errno.ENOENT, errno.EACCES, errno.EPERM)
@@ -28,7 +24,7 @@ _LIST = "`ps -e` lists the processes there are"
 _SUDO = "run as root (sudo), or as the user who owns the process; in a container, add CAP_SYS_PTRACE"
 
 
-class ProcessDirectory:
+class ProcessDirectory(Closing):
     """One process, held by its open `/proc/PID` directory. A context manager.
 
     Args:
@@ -49,14 +45,6 @@ class ProcessDirectory:
             self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except (FileNotFoundError, PermissionError):  # hidepid=2, hidepid=1
             raise _absent(self.pid) from None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Let the process go; the object is of no use afterwards."""
@@ -83,14 +71,14 @@ class ProcessDirectory:
         """
         fd = self.open(name)
         try:
-            chunks = []
+            data = bytearray()
             while chunk := os.read(fd, _READ_BYTES):
-                chunks.append(chunk)
+                data += chunk
         except OSError as error:
             raise self._explained(name, error) from None
         finally:
             os.close(fd)
-        return b"".join(chunks)
+        return bytes(data)
 
     def write(self, name: str, data: bytes) -> None:
         """Write to `/proc/PID/name`.

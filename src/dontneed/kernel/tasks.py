@@ -16,7 +16,8 @@ import struct
 
 from dontneed.abi import bpf as abi
 from dontneed.errors import DontneedError, KernelLacks, NoAddressSpace, NotPermitted, ProcessGone
-from dontneed.kernel.bpf import R0, R1, R6, Assembler, Closing, Program
+from dontneed.kernel.bpf import R0, R1, R6, Assembler, Program
+from dontneed.kernel.closing import Closing
 from dontneed.kernel.status import PF_KTHREAD
 from dontneed.records import Record
 

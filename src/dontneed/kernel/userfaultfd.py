@@ -36,12 +36,7 @@ from dontneed.abi import userfaultfd as abi
 from dontneed.abi.syscalls import PIDFD_GETFD
 from dontneed.abi.syscalls import X86_64 as NR
 from dontneed.kernel import libc
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from types import TracebackType
-
-    from typing_extensions import Self
+from dontneed.kernel.closing import Closing
 
 OPEN_FLAGS = abi.CLOSED_ON_EXEC | abi.NOT_BLOCKING | abi.USER_MODE_ONLY
 """What userfaultfd(2) is called with."""
@@ -53,7 +48,7 @@ _CANNOT_BE_WATCHED = (errno.EINVAL, errno.EPERM, errno.ENOMEM)
 """The range is not mapped any more, or of a sort that cannot be registered; the kernel's own words for both vary."""
 
 
-class WriteWatch:
+class WriteWatch(Closing):
     """Watches mappings for writes; a context manager, at whose end nothing of it is left.
 
     Args:
@@ -72,14 +67,6 @@ class WriteWatch:
         except BaseException:
             os.close(descriptor)
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def register(self, start: int, end: int) -> str:
         """Watch a mapping from now on; its pages are protected by `scan_pages(…, write_protect=True)`.

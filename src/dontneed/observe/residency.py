@@ -16,6 +16,7 @@ from dontneed.errors import DontneedError, KernelLacks, NotPermitted, ProcessGon
 from dontneed.kernel.capabilities import read_privileges
 from dontneed.kernel.pagemap import read_entries, scan_categories, scan_pages
 from dontneed.kernel.procmap import read_mappings_at
+from dontneed.kernel.status import read_moment
 from dontneed.units import GIB, MIB, PAGE_BYTES, format_bytes
 
 TYPE_CHECKING = False
@@ -54,6 +55,8 @@ _APART = frozenset(("hugetlb", "vvar", "device", "file", "shared memory"))
 _STATES = abi.IS_PRESENT | abi.IS_SWAPPED | abi.IS_ZERO | abi.IS_GUARD
 
 
+_SMALL_BYTES = 256 * MIB
+"""Up to there counting byte by byte is done before arrays are made."""
 _COLUMNS = ("rss", "accessed", "dirty", "huge", "zero", "swap")
 
 
@@ -201,7 +204,9 @@ _refused: list[Exception] = []
 
 
 def _may_read_tables() -> bool:
-    return not _refused and read_privileges().holds("CAP_SYS_ADMIN")
+    from dontneed.kernel.kernel_memory import is_kernel_memory_open
+
+    return not _refused and (is_kernel_memory_open() or read_privileges().holds("CAP_SYS_ADMIN"))
 
 
 def count_by_tables(process: ProcessDirectory, table: MapsTable, notes: list[str]) -> Residency:
@@ -212,7 +217,8 @@ def count_by_tables(process: ProcessDirectory, table: MapsTable, notes: list[str
     """
     from dontneed.observe.tables.page_tables import dump, dump_plainly
 
-    counts = dump(process, table) if "numpy" in sys.modules else dump_plainly(process, table)
+    by_arrays = "numpy" in sys.modules and _is_large(process, table)
+    counts = dump(process, table) if by_arrays else dump_plainly(process, table)
     columns = {column: getattr(counts, "swapped" if column == "swap" else column) for column in _COLUMNS}
     if isinstance(counts.rss, list):
         counted = Residency("page tables", 0)
@@ -225,6 +231,11 @@ def count_by_tables(process: ProcessDirectory, table: MapsTable, notes: list[str
     if counts.unsettled_bytes:
         notes.append(f"{format_bytes(counts.unsettled_bytes)} of addresses changed each time their tables were read")
     return counted
+
+
+def _is_large(process: ProcessDirectory, table: MapsTable) -> bool:
+    """Whether arrays of its entries are worth their making."""
+    return table.is_long or read_moment(process).rss_bytes > _SMALL_BYTES
 
 
 def _count_by_pagemap(

@@ -20,7 +20,7 @@ from dontneed.abi import page_entry as abi
 from dontneed.abi.kpageflags import HUGE, NOPAGE, ZERO_PAGE
 from dontneed.errors import KernelLacks, NotPermitted
 from dontneed.kernel.kpage import read_frame_flags
-from dontneed.observe.tables.counts import frames_of, names_swap
+from dontneed.observe.tables.entries import frames_of, names_swap
 from dontneed.records import Record
 from dontneed.units import PAGE_BYTES
 

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 _ROUNDS = 6
 _USER_HALF_BYTES = PAGE_BYTES // 2
+_STRETCH = 32
+"""Entries that are skipped together where all are empty."""
 
 
 class LastTables(Record):
@@ -206,7 +208,7 @@ class BranchReader:
 
 def _sorted_out(upper: _Table, size: int, wanted: Wanted) -> tuple[list[tuple[int, int]], UpperEntries | None]:
     """The entries of a table that lead to tables, with their places, and its other ones."""
-    entries = [(place, entry) for place, entry in enumerate(memoryview(upper.page).cast("Q")) if entry]
+    entries = _entries_of(upper.page)
     if wanted is not None:
         entries = [each for each in entries if _touches(upper.address + each[0] * size, size, wanted)]
     tables = [each for each in entries if each[1] & (PRESENT | HUGE) == PRESENT]
@@ -215,6 +217,18 @@ def _sorted_out(upper: _Table, size: int, wanted: Wanted) -> tuple[list[tuple[in
     others = [each for each in entries if each[1] & (PRESENT | HUGE) != PRESENT]
     addresses = [upper.address + place * size for place, _ in others]
     return tables, UpperEntries(size, addresses, [entry for _, entry in others])
+
+
+def _entries_of(page: bytes) -> list[tuple[int, int]]:
+    """The entries of a table that are not empty, with their places; most of most upper tables is empty."""
+    words = memoryview(page).cast("Q")
+    return [
+        (place, words[place])
+        for begin in range(0, len(words), _STRETCH)
+        if page.count(0, begin * ENTRY_BYTES, (begin + _STRETCH) * ENTRY_BYTES) < _STRETCH * ENTRY_BYTES
+        for place in range(begin, begin + _STRETCH)
+        if words[place]
+    ]
 
 
 def _touches(address: int, size: int, wanted: list[tuple[int, int]]) -> bool:

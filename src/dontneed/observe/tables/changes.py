@@ -22,6 +22,7 @@ from dontneed.abi import page_entry as abi
 from dontneed.abi.kpageflags import ZERO_PAGE
 from dontneed.errors import KernelLacks, NotPermitted
 from dontneed.kernel.kpage import read_frame_flags
+from dontneed.observe.tables.entries import TABLE_PAGES, frames_of, names_swap, positions_of
 from dontneed.records import Record
 from dontneed.units import HUGE_PAGE_BYTES, PAGE_BYTES
 
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from dontneed.kernel.pagemap import Words
     from dontneed.observe.tables.reader import Tables
 
-_PAGES = HUGE_PAGE_BYTES // PAGE_BYTES
 _PRESENT, _ACCESSED, _DIRTY, _SWAPPED, _HUGE = (1 << bit for bit in range(5))
 """What is kept of an entry from one reading to the next."""
 _TOUCHED, _WRITTEN, _MARKED = (1 << bit for bit in range(3))
@@ -76,9 +76,9 @@ class TableChanges:
         self._no_zero_frames: set[int] = set()
         self._readings = 0
         self._addresses = np.zeros(0, np.uint64)
-        self._states = np.zeros((0, _PAGES), np.uint8)
-        self._frames = np.zeros((0, _PAGES), np.uint32)
-        self._found = np.zeros((0, _PAGES), np.uint8)
+        self._states = np.zeros((0, TABLE_PAGES), np.uint8)
+        self._frames = np.zeros((0, TABLE_PAGES), np.uint32)
+        self._found = np.zeros((0, TABLE_PAGES), np.uint8)
         self._parts: list[tuple[Words, Any, Any]] = []
         self._unsettled: list[tuple[int, int]] = []
 
@@ -103,13 +103,13 @@ class TableChanges:
         addresses = tables.addresses[rows] + columns.astype(np.uint64) * np.uint64(tables.page_bytes)
         states = self._huge(entries)
         kept = states != 0
-        addresses, states, first = addresses[kept], states[kept], _frames(entries[kept])
+        addresses, states, first = addresses[kept], states[kept], frames_of(entries[kept])
         repeats = tables.page_bytes // HUGE_PAGE_BYTES
         inside = np.arange(repeats, dtype=np.uint64)
         addresses = (addresses[:, None] + inside * np.uint64(HUGE_PAGE_BYTES)).ravel()
-        first = (first[:, None] + inside * np.uint64(_PAGES)).ravel()
-        frames = (first[:, None] + np.arange(_PAGES, dtype=np.uint64)).astype(np.uint32)
-        whole = np.repeat(np.repeat(states, repeats)[:, None], _PAGES, axis=1)
+        first = (first[:, None] + inside * np.uint64(TABLE_PAGES)).ravel()
+        frames = (first[:, None] + np.arange(TABLE_PAGES, dtype=np.uint64)).astype(np.uint32)
+        whole = np.repeat(np.repeat(states, repeats)[:, None], TABLE_PAGES, axis=1)
         self._parts.append((addresses, whole, frames))
 
     def end(self, unsettled: Iterable[tuple[int, int]] = ()) -> None:
@@ -148,12 +148,12 @@ class TableChanges:
             places = np.searchsorted(every, known)
             for name in ("_states", "_frames", "_found"):
                 old = getattr(self, name)
-                new = np.zeros((len(every), _PAGES), old.dtype)
+                new = np.zeros((len(every), TABLE_PAGES), old.dtype)
                 new[places] = old
                 setattr(self, name, new)
             self._addresses = every
-        states = np.zeros((len(every), _PAGES), np.uint8)
-        frames = np.zeros((len(every), _PAGES), np.uint32)
+        states = np.zeros((len(every), TABLE_PAGES), np.uint8)
+        frames = np.zeros((len(every), TABLE_PAGES), np.uint32)
         for addresses, its_states, its_frames in parts:
             places = np.searchsorted(every, addresses)
             states[places], frames[places] = its_states, its_frames
@@ -166,13 +166,13 @@ class TableChanges:
         import numpy as np
 
         present = entries & np.uint64(abi.PRESENT | abi.PROT_NONE) != 0
-        frames = _frames(entries)
+        frames = frames_of(entries)
         counts = present & (entries & np.uint64(abi.SPECIAL) == 0)  # the zero page is special, and device memory
         states = counts.astype(np.uint8) * np.uint8(_PRESENT)
         states |= (counts & (entries & np.uint64(abi.ACCESSED) != 0)).astype(np.uint8) * np.uint8(_ACCESSED)
         dirty = entries & np.uint64(abi.DIRTY | abi.SAVED_DIRTY) != 0
         states |= (counts & dirty).astype(np.uint8) * np.uint8(_DIRTY)
-        swapped = ~present & (entries != 0) & _names_swap(entries)
+        swapped = ~present & (entries != 0) & names_swap(entries)
         states |= swapped.astype(np.uint8) * np.uint8(_SWAPPED)
         return states, frames.astype(np.uint32)
 
@@ -186,7 +186,7 @@ class TableChanges:
         states |= (counts & (entries & np.uint64(abi.ACCESSED) != 0)).astype(np.uint8) * np.uint8(_ACCESSED)
         dirty = entries & np.uint64(abi.DIRTY | abi.SAVED_DIRTY) != 0
         states |= (counts & dirty).astype(np.uint8) * np.uint8(_DIRTY)
-        states |= (~present & _names_swap(entries)).astype(np.uint8) * np.uint8(_SWAPPED)
+        states |= (~present & names_swap(entries)).astype(np.uint8) * np.uint8(_SWAPPED)
         return states
 
     def _is_zero(self, entries: Words, present: Any) -> Any:
@@ -196,7 +196,7 @@ class TableChanges:
         doubtful = present & (entries & np.uint64(abi.WRITABLE | abi.DIRTY | abi.SAVED_DIRTY) == 0)
         if not doubtful.any():
             return doubtful
-        frames = _frames(entries)
+        frames = frames_of(entries)
         new = set(frames[doubtful].tolist()) - self._zero_frames - self._no_zero_frames
         if new:
             self._ask_about(np.array(sorted(new), np.uint64))
@@ -234,10 +234,10 @@ class TableChanges:
         total = 0
         for first in range(0, len(self._addresses), _AT_A_TIME):
             addresses = self._addresses[first : first + _AT_A_TIME]
-            running = np.zeros(len(addresses) * _PAGES + 1, np.int64)
+            running = np.zeros(len(addresses) * TABLE_PAGES + 1, np.int64)
             np.cumsum(self._found[first : first + _AT_A_TIME] & np.uint8(bits) != 0, out=running[1:])
             total += int(running[-1])
-            counts += running[_places(addresses, ends)] - running[_places(addresses, starts)]
+            counts += running[positions_of(ends, addresses)] - running[positions_of(starts, addresses)]
         return (counts * PAGE_BYTES).tolist(), (total - int(counts.sum())) * PAGE_BYTES
 
 
@@ -261,30 +261,3 @@ def _proofs(before: Any, now: Any, frames_before: Any, frames: Any) -> Any:
         touched &= ~moved
     written &= touched
     return touched.astype(np.uint8) * np.uint8(_TOUCHED) | written.astype(np.uint8) * np.uint8(_WRITTEN)
-
-
-def _places(tables: Words, addresses: Words) -> Any:
-    """Where addresses are among the pages of tables, counted through; between two tables: at the beginning of one."""
-    import numpy as np
-
-    nth = np.searchsorted(tables, addresses, "right") - 1
-    offsets = (addresses - tables[np.maximum(nth, 0)]) // np.uint64(PAGE_BYTES)
-    within = np.minimum(offsets, np.uint64(_PAGES)).astype(np.int64)
-    return np.where(nth < 0, 0, nth * _PAGES + within)
-
-
-def _frames(entries: Words) -> Words:
-    """The frames of present entries; where access is not allowed, they are inverted."""
-    import numpy as np
-
-    inverted = entries & np.uint64(abi.PRESENT) == 0
-    plain = np.where(inverted, ~entries, entries)
-    frames: Words = (plain & np.uint64(abi.FRAME_MASK)) >> np.uint64(abi.FRAME_SHIFT)
-    return frames
-
-
-def _names_swap(entries: Words) -> Any:
-    """Which entries that are not present name a slot of a swap file, and no marker, migration or the like."""
-    import numpy as np
-
-    return entries >> np.uint64(abi.KIND_SHIFT) < np.uint64(abi.LEAST_SWAP_KINDS)

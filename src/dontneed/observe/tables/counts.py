@@ -11,6 +11,7 @@ from dontneed.abi.kpageflags import ZERO_PAGE
 from dontneed.errors import KernelLacks, NotPermitted
 from dontneed.kernel.kpage import read_frame_flags
 from dontneed.observe.tables.branches import LastTables, UpperEntries
+from dontneed.observe.tables.entries import TABLE_PAGES, frames_of, names_swap, positions_of
 from dontneed.units import HUGE_PAGE_BYTES, PAGE_BYTES
 
 TYPE_CHECKING = False
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from dontneed.kernel.maps import MapsTable
     from dontneed.kernel.pagemap import Words
 
-_TABLE_PAGES = HUGE_PAGE_BYTES // PAGE_BYTES
 _QUARTERS = 48
 """Bits below the highest quarter of an entry."""
 _KIND_SHIFT = abi.KIND_SHIFT - _QUARTERS
@@ -77,7 +77,7 @@ class TableCounts:
 
         addresses = np.array(branch.addresses, np.uint64)
         if isinstance(branch, LastTables):
-            self._add_last(addresses, np.frombuffer(branch.pages, np.uint64).reshape(-1, _TABLE_PAGES))
+            self._add_last(addresses, np.frombuffer(branch.pages, np.uint64).reshape(-1, TABLE_PAGES))
         else:
             self._add_upper(branch.page_bytes, addresses, np.array(branch.entries, np.uint64))
 
@@ -128,8 +128,8 @@ class TableCounts:
 
         low = int(np.searchsorted(self._ends, addresses[0], "right"))
         high = int(np.searchsorted(self._starts, addresses[-1] + np.uint64(HUGE_PAGE_BYTES), "left"))
-        first = _positions(addresses, self._starts[low:high])
-        last = _positions(addresses, self._ends[low:high])
+        first = positions_of(self._starts[low:high], addresses)
+        last = positions_of(self._ends[low:high], addresses)
         for name, mask in self._masks(entries).items():
             running = np.zeros(mask.size + 1, np.int32)
             np.cumsum(mask.ravel(), dtype=np.int32, out=running[1:])
@@ -248,30 +248,3 @@ def _counts_by_table(mask: Any) -> Any:
 
     words = mask.view(np.uint64).reshape(len(mask), -1).sum(axis=1, dtype=np.uint64)
     return words.view(np.uint8).reshape(-1, 8).sum(axis=1, dtype=np.int64)
-
-
-def _positions(tables: Words, addresses: Words) -> Any:
-    """Where addresses are among the entries of tables, counted through; between two tables: at the beginning of one."""
-    import numpy as np
-
-    nth = np.searchsorted(tables, addresses, "right") - 1
-    offsets = (addresses - tables[np.maximum(nth, 0)]) // np.uint64(PAGE_BYTES)
-    within = np.minimum(offsets, np.uint64(_TABLE_PAGES)).astype(np.int64)
-    return np.where(nth < 0, 0, nth * _TABLE_PAGES + within)
-
-
-def frames_of(entries: Words) -> Words:
-    """The frames of present entries; where access is not allowed, they are inverted."""
-    import numpy as np
-
-    inverted = entries & np.uint64(abi.PRESENT) == 0
-    plain = np.where(inverted, ~entries, entries)
-    frames: Words = (plain & np.uint64(abi.FRAME_MASK)) >> np.uint64(abi.FRAME_SHIFT)
-    return frames
-
-
-def names_swap(entries: Words) -> Any:
-    """Which entries that are not present name a slot of a swap file, and no marker, migration or the like."""
-    import numpy as np
-
-    return entries >> np.uint64(abi.KIND_SHIFT) < np.uint64(abi.LEAST_SWAP_KINDS)
