@@ -39,7 +39,7 @@ def held(child):
 
 @pytest.mark.parametrize("method", [ROLLUP, *(pytest.param(way, marks=READS_TABLES) for way in (TABLES, WINDOWS))])
 def test_amounts_are_those_of_smem(held, method, agreed):
-    """Of ours to the byte, but for what they share with smem while it looks, and for what it drops below a KiB of PSS."""
+    """Of ours to the byte, but for what they share with smem while it looks, and for the KiB of PSS that it drops."""
     told = {}
 
     def smems():
