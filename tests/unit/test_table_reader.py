@@ -6,7 +6,7 @@ import pytest
 
 from dontneed.abi.page_entry import FRAME_SHIFT, HUGE
 from dontneed.errors import ProcessGone, UsageError
-from dontneed.observe.tables.branches import BranchReader, UpperEntries
+from dontneed.observe.tables.branches import BranchReader, UpperTable, leads_to_table
 from dontneed.observe.tables.page_tables import TargetRefused, read_walk
 from dontneed.observe.tables.reader import TableReader
 
@@ -46,8 +46,11 @@ def read_by_branches(world, tasks):
 
 def entries_of(branch):
     """Address and bits of every entry that is not empty."""
-    if isinstance(branch, UpperEntries):
-        return list(zip(branch.addresses, branch.entries, strict=True))
+    if isinstance(branch, UpperTable):
+        entries = memoryview(branch.page).cast("Q").tolist()
+        places = [branch.address + nth * branch.entry_bytes for nth in range(512)]
+        pairs = zip(places, entries, strict=True)
+        return [(address, entry) for address, entry in pairs if entry and not leads_to_table(entry)]
     entries = branch.pages.cast("Q").tolist()
     places = [address + nth * PAGE for address in branch.addresses for nth in range(512)]
     return [(address, entry) for address, entry in zip(places, entries, strict=True) if entry]

@@ -16,11 +16,13 @@ An entry is 64 bits and read in one piece. Entries are of different moments, as 
     reader = BranchReader(memory, memory.task(process))
     for branch in reader:
         if isinstance(branch, LastTables): ...   # pages of 512 entries each, valid until the next step
-        else: ...                                # what upper tables map by themselves: huge pages, and their swap
+        else: ...                                # an UpperTable: what maps huge pages, and their swap
     if reader.gone: ...                          # forget all of these
 """
 
 from __future__ import annotations
+
+from itertools import compress
 
 from dontneed.abi.page_entry import FRAME_MASK, HUGE, LEVEL_BITS, POINTER, PRESENT
 from dontneed.abi.pagemap import ENTRY_BYTES
@@ -40,8 +42,6 @@ if TYPE_CHECKING:
 
 _ROUNDS = 6
 _USER_HALF_BYTES = PAGE_BYTES // 2
-_STRETCH = 32
-"""Entries that are skipped together where all are empty."""
 
 
 class LastTables(Record):
@@ -56,18 +56,18 @@ class LastTables(Record):
     pages: memoryview
 
 
-class UpperEntries(Record):
-    """Entries of an upper table that lead to no table: huge pages, and what is not present.
+class UpperTable(Record):
+    """A table above the last ones that has entries which lead to no table: huge pages, and what is not present.
 
     Attributes:
-        page_bytes: what an entry maps.
-        addresses: where.
-        entries: their 64 bits.
+        entry_bytes: what an entry maps.
+        address: what the first entry maps.
+        page: its entries. Those that lead to tables (`leads_to_table`) are nobody's pages.
     """
 
-    page_bytes: int
-    addresses: list[int]
-    entries: list[int]
+    entry_bytes: int
+    address: int
+    page: bytes
 
 
 class _Table(Record):
@@ -109,7 +109,7 @@ class BranchReader:
         self.gone = False
         self.unsettled: list[tuple[int, int]] = []
 
-    def __iter__(self) -> Iterator[LastTables | UpperEntries]:
+    def __iter__(self) -> Iterator[LastTables | UpperTable]:
         wanted: Wanted = None
         for _ in range(_ROUNDS):
             self.unsettled = []
@@ -127,10 +127,11 @@ class BranchReader:
             return None
         return _Table(self._task.root, 0, 0, 0, bytes(self._memory.pages(0, 1)[:_USER_HALF_BYTES]))
 
-    def _below(self, path: list[_Table], level: int, wanted: Wanted) -> Iterator[LastTables | UpperEntries]:
+    def _below(self, path: list[_Table], level: int, wanted: Wanted) -> Iterator[LastTables | UpperTable]:
         """What the last table of a path, which is one of `level`, leads to; everything, or what is wanted."""
         size = PAGE_BYTES << LEVEL_BITS * level
-        tables, others = _sorted_out(path[-1], size, wanted)
+        tables = _tables_of(path[-1], size, wanted)
+        others = _others_of(path[-1], size, len(tables), wanted)
         if others is not None and level < self._memory.levels - 1:
             yield others
         for first in range(0, len(tables), self._room):
@@ -206,29 +207,35 @@ class BranchReader:
         )
 
 
-def _sorted_out(upper: _Table, size: int, wanted: Wanted) -> tuple[list[tuple[int, int]], UpperEntries | None]:
-    """The entries of a table that lead to tables, with their places, and its other ones."""
-    entries = _entries_of(upper.page)
+def leads_to_table(entry: int) -> bool:
+    """Whether an entry of an upper table is the address of another table."""
+    return entry & (PRESENT | HUGE) == PRESENT
+
+
+_LEADS_TO_TABLE = bytes(map(leads_to_table, range(1 << 8)))
+"""By the lowest byte of an entry."""
+
+
+def _tables_of(upper: _Table, size: int, wanted: Wanted) -> list[tuple[int, int]]:
+    """The entries of a table that lead to tables, with their places."""
+    marks = upper.page[::ENTRY_BYTES].translate(_LEADS_TO_TABLE)
+    tables = list(compress(enumerate(memoryview(upper.page).cast("Q").tolist()), marks))
+    if wanted is None:
+        return tables
+    return [each for each in tables if _touches(upper.address + each[0] * size, size, wanted)]
+
+
+def _others_of(upper: _Table, size: int, tables: int, wanted: Wanted) -> UpperTable | None:
+    """A table that has other entries than those that lead to tables; without those that are not wanted."""
+    page = upper.page
     if wanted is not None:
-        entries = [each for each in entries if _touches(upper.address + each[0] * size, size, wanted)]
-    tables = [each for each in entries if each[1] & (PRESENT | HUGE) == PRESENT]
-    if len(tables) == len(entries):
-        return tables, None
-    others = [each for each in entries if each[1] & (PRESENT | HUGE) != PRESENT]
-    addresses = [upper.address + place * size for place, _ in others]
-    return tables, UpperEntries(size, addresses, [entry for _, entry in others])
-
-
-def _entries_of(page: bytes) -> list[tuple[int, int]]:
-    """The entries of a table that are not empty, with their places; most of most upper tables is empty."""
-    words = memoryview(page).cast("Q")
-    return [
-        (place, words[place])
-        for begin in range(0, len(words), _STRETCH)
-        if page.count(0, begin * ENTRY_BYTES, (begin + _STRETCH) * ENTRY_BYTES) < _STRETCH * ENTRY_BYTES
-        for place in range(begin, begin + _STRETCH)
-        if words[place]
-    ]
+        page = bytearray(len(page))
+        for place in range(len(page) // ENTRY_BYTES):
+            if _touches(upper.address + place * size, size, wanted):
+                entry = slice(place * ENTRY_BYTES, (place + 1) * ENTRY_BYTES)
+                page[entry] = upper.page[entry]
+    entries = memoryview(page).cast("Q").tolist()
+    return UpperTable(size, upper.address, bytes(page)) if len(entries) - entries.count(0) > tables else None
 
 
 def _touches(address: int, size: int, wanted: list[tuple[int, int]]) -> bool:

@@ -10,7 +10,7 @@ from dontneed.abi import page_entry as abi
 from dontneed.abi.kpageflags import ZERO_PAGE
 from dontneed.errors import KernelLacks, NotPermitted
 from dontneed.kernel.kpage import read_frame_flags
-from dontneed.observe.tables.branches import LastTables, UpperEntries
+from dontneed.observe.tables.branches import LastTables, UpperTable
 from dontneed.observe.tables.entries import TABLE_PAGES, frames_of, names_swap, positions_of
 from dontneed.units import HUGE_PAGE_BYTES, PAGE_BYTES
 
@@ -71,15 +71,20 @@ class TableCounts:
         """All that a touch finds without a fault: RSS, zero pages and special ones."""
         return self.rss + self.zero + self.special
 
-    def add(self, branch: LastTables | UpperEntries) -> None:
+    def add(self, branch: LastTables | UpperTable) -> None:
         """Count what a `BranchReader` read together."""
         import numpy as np
 
-        addresses = np.array(branch.addresses, np.uint64)
         if isinstance(branch, LastTables):
+            addresses = np.array(branch.addresses, np.uint64)
             self._add_last(addresses, np.frombuffer(branch.pages, np.uint64).reshape(-1, TABLE_PAGES))
-        else:
-            self._add_upper(branch.page_bytes, addresses, np.array(branch.entries, np.uint64))
+            return
+        entries = np.frombuffer(branch.page, np.uint64)
+        places = np.flatnonzero(
+            (entries != 0) & (entries & np.uint64(abi.PRESENT | abi.HUGE) != np.uint64(abi.PRESENT))
+        )
+        addresses = np.uint64(branch.address) + places.astype(np.uint64) * np.uint64(branch.entry_bytes)
+        self._add_upper(branch.entry_bytes, addresses, entries[places])
 
     # Last-level tables
 

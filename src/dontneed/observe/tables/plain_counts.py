@@ -13,7 +13,7 @@ from dontneed.abi.kpageflags import ZERO_PAGE
 from dontneed.errors import KernelLacks, NotPermitted
 from dontneed.kernel.kernel_memory import FEW_PAGES
 from dontneed.kernel.kpage import read_flags_of_frame
-from dontneed.observe.tables.branches import LastTables, UpperEntries
+from dontneed.observe.tables.branches import LastTables, UpperTable, leads_to_table
 from dontneed.units import HUGE_PAGE_BYTES, PAGE_BYTES
 
 TYPE_CHECKING = False
@@ -88,12 +88,12 @@ class PlainCounts:
         self.unmatched_bytes = 0
         self.unsettled_bytes = 0
 
-    def add(self, branch: LastTables | UpperEntries) -> None:
+    def add(self, branch: LastTables | UpperTable) -> None:
         """Count what a `BranchReader` read together, `FEW_PAGES` at a call."""
         if isinstance(branch, LastTables):
             self._add_last(branch.addresses, branch.pages)
         else:
-            self._add_upper(branch.page_bytes, branch.addresses, branch.entries)
+            self._add_upper(branch.entry_bytes, branch.address, memoryview(branch.page).cast("Q").tolist())
 
     def _add_last(self, addresses: list[int], pages: memoryview) -> None:
         row = bisect_right(self._ends, addresses[0])
@@ -159,8 +159,11 @@ class PlainCounts:
             counted = self._known[classes] = _counted(classes)
         return counted
 
-    def _add_upper(self, size: int, addresses: list[int], entries: list[int]) -> None:
-        for address, entry in zip(addresses, entries, strict=True):
+    def _add_upper(self, size: int, first: int, entries: list[int]) -> None:
+        for place, entry in enumerate(entries):
+            if not entry or leads_to_table(entry):
+                continue
+            address = first + place * size
             row = bisect_right(self._ends, address)
             inside = row < len(self._ends) and self._starts[row] <= address and address + size <= self._ends[row]
             if not entry & (abi.PRESENT | abi.PROT_NONE | abi.HUGE):
