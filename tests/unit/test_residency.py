@@ -235,6 +235,7 @@ def refused(monkeypatch):
         raise KernelLacks("page tables cannot be read: bpf is absent")
 
     monkeypatch.setattr(residency, "_refused", [])
+    monkeypatch.setattr("dontneed.kernel.kernel_memory._idle", [])
     monkeypatch.setattr(residency, "read_privileges", lambda: Privileges(0, bit_of("CAP_SYS_ADMIN"), 0))
     monkeypatch.setattr("dontneed.kernel.kernel_memory.kernel_memory", refuse)
     return asked

@@ -226,16 +226,24 @@ def _tables_of(upper: _Table, size: int, wanted: Wanted) -> list[tuple[int, int]
 
 
 def _others_of(upper: _Table, size: int, tables: int, wanted: Wanted) -> UpperTable | None:
-    """A table that has other entries than those that lead to tables; without those that are not wanted."""
+    """A table that has other entries than those that lead to tables; without those that are not wanted.
+
+    Args:
+        upper: the table.
+        size: what an entry maps.
+        tables: how many of its entries lead to tables.
+        wanted: which of them are wanted.
+    """
     page = upper.page
     if wanted is not None:
-        page = bytearray(len(page))
-        for place in range(len(page) // ENTRY_BYTES):
-            if _touches(upper.address + place * size, size, wanted):
-                entry = slice(place * ENTRY_BYTES, (place + 1) * ENTRY_BYTES)
-                page[entry] = upper.page[entry]
+        page = b"".join(
+            page[place : place + ENTRY_BYTES]
+            if _touches(upper.address + place // ENTRY_BYTES * size, size, wanted)
+            else bytes(ENTRY_BYTES)
+            for place in range(0, len(page), ENTRY_BYTES)
+        )
     entries = memoryview(page).cast("Q").tolist()
-    return UpperTable(size, upper.address, bytes(page)) if len(entries) - entries.count(0) > tables else None
+    return UpperTable(size, upper.address, page) if len(entries) - entries.count(0) > tables else None
 
 
 def _touches(address: int, size: int, wanted: list[tuple[int, int]]) -> bool:
