@@ -490,10 +490,12 @@ def test_an_older_kernel_says_what_it_would_refuse_and_what_cannot_be_known():
     brought = counted(kinds.FILE, 16 * PAGE, space=50 + PID)
     free = called("madvise", STACK_TOP - PAGE, PAGE, FREE)
     timeline = timeline_of(*begun, touch, brought, *free, touched(HELD), maps="", names=NAMES)
-    replayed = replay(timeline, kernel="2.6.32", huge_pages="always")
+    with pytest.raises(UsageError, match="no transparent huge pages"):
+        replay(timeline, kernel="2.6.32", huge_pages="always")
+    replayed = replay(timeline, kernel="2.6.32")
     assert replayed.mean_error == 0
     assert replayed.what_if.last_rss_bytes == 4 * PAGE
-    assert replayed.what_if.kernel == "2.6.32"
+    assert (replayed.what_if.kernel, replayed.what_if.huge_pages) == ("2.6.32", "never")
     assert any("calls of madvise that would be answered otherwise: 1;" in note for note in replayed.notes)
     assert any("maps no neighbours" in note for note in replayed.notes)
 

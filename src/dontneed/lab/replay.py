@@ -23,6 +23,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterator
+    from typing import Any
 
     from dontneed.lab.replayed.advices import Account
     from dontneed.lab.replayed.run import Lessons
@@ -61,7 +62,7 @@ def replay(
     traced_version = modelled_version(source.kernel)
     events = events_of(source, pid)
     traced_words = traced_version, source.huge_pages or "never"
-    words = kernel or traced_version, huge_pages or traced_words[1]
+    words = _words(kernel or traced_version, huge_pages, traced_words[1])
     run = _run(source, events, *traced_words)
     if not run.times:
         msg = f"nothing to compare with: the kernel never counts memory of process {events.pid} in this trace"
@@ -77,6 +78,20 @@ def _check(kernel: str | None, huge_pages: str | None) -> None:
     if huge_pages is not None and huge_pages not in HUGE_PAGES:
         msg = f"{huge_pages!r} is no word for transparent huge pages"
         raise UsageError(msg, hint=", ".join(HUGE_PAGES))
+
+
+def _words(kernel: str, huge_pages: str | None, traced: str) -> tuple[str, str]:
+    """The kernel and the word for huge pages of a what-if; before 2.6.38 there are none.
+
+    Raises:
+        UsageError: huge pages were asked of a kernel that has none.
+    """
+    if System(kernel).behaviour.huge_pages:
+        return kernel, huge_pages or traced
+    if huge_pages not in (None, "never"):
+        msg = f"Linux {kernel} has no transparent huge pages"
+        raise UsageError(msg, hint="they came with 2.6.38; without --thp there are none")
+    return kernel, "never"
 
 
 def _run(
@@ -108,7 +123,8 @@ class _Told:
         if run.accounts.all:
             self._uses = {(use.thread, use.at): use for use in summarize(self._timeline).advices}
         times = (np.array(run.times, np.int64) - self._timeline.started) / _NS
-        real, modelled = np.array(run.real, np.int64), np.array(run.modelled, np.int64)
+        real: Any = np.array(run.real, np.int64)
+        modelled = np.array(run.modelled, np.int64)
         errors = modelled - real
         worst = int(np.argmax(np.abs(errors)))
         there = real > 0
@@ -134,7 +150,7 @@ class _Told:
     def _prediction(self, run: Run, words: tuple[str, str]) -> Prediction:
         import numpy as np
 
-        modelled = np.array(run.modelled, np.int64)
+        modelled: Any = np.array(run.modelled, np.int64)
         return Prediction(
             kernel=words[0],
             huge_pages=words[1],

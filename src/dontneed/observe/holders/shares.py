@@ -179,7 +179,7 @@ def _are_swapped(entries: Words) -> Any:
     return absent & names_swap(entries)
 
 
-def _narrow(numbers: Words) -> Any:
+def _narrow(numbers: Any) -> Any:
     """Numbers in four bytes each, as far as they fit: of 16 TiB of memory they do."""
     import numpy as np
 
