@@ -93,8 +93,8 @@ def told(monkeypatch, capsys):
     """Run the command on the captured process; what it printed. A look with `edits` is a look at it later."""
 
     def run(*words: str, edits: tuple[tuple[bytes, bytes], ...] = ()) -> str:
-        def look(pid, *, pages=False, smaps=False):
-            assert (pid, pages) == (PID, False)
+        def look(pid, *, pages=False, smaps=False, method="auto"):
+            assert (pid, pages, method) == (PID, False, "auto")
             return captured(smaps=smaps, edits=edits)
 
         monkeypatch.setattr("dontneed.cli.look.look", look)
@@ -250,6 +250,19 @@ def test_sort_orders_and_top_cuts(child, key, order):
     for row in (*every, *first):
         row.pop("accessed_bytes")  # which DAMON may change between two looks
     assert first == every[:3]
+
+
+@pytest.mark.needs_kernel("6.7")
+def test_the_method_can_be_chosen(child):
+    """With a hyphen for the space; the last line says which it was, and a wrong one is a wrong call."""
+    pid = child().pid
+    for method in ("pagemap", "PAGEMAP_SCAN"):
+        assert json.loads(succeeded("look", pid, "--json", "--method", method))["method"] == f"maps + {method}"
+    assert "method='page tables'" in succeeded("look", pid, "--show-code", "--method", "page-tables")
+    assert "look_all('page tables')" in succeeded("look", "--all", "--show-code", "--method", "page-tables")
+    assert json.loads(succeeded("look", "--all", "--json", "--method", "status"))["method"] == "status"
+    for words in ((pid,), ("--all",)):
+        assert "there is no method 'guess'" in refused(*words, "--method", "guess")
 
 
 def test_text_shows_twenty_mappings_and_says_what_the_others_hold(child):

@@ -54,7 +54,7 @@ def told(monkeypatch, capsys):
     def run(*words, processes=PROCESSES, notes=NOTES):
         method = " + ".join(dict.fromkeys(each.method for each in processes[::-1]))
         holders = Holders(processes, total_of(processes), method, 0.0421, notes)
-        monkeypatch.setattr("dontneed.observe.holders.look_all.look_all", lambda: holders)
+        monkeypatch.setattr("dontneed.observe.holders.look_all.look_all", lambda _method="auto": holders)
         code = main(["look", "--all", *words])
         printed = capsys.readouterr()
         assert (code, printed.err) == (0, "")

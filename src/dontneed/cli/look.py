@@ -58,6 +58,14 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--pages", action="store_true", help="with --json: add the page map, in runs")
     parser.add_argument("--diff", metavar="FILE", help="what changed since a saved `look PID --json`")
     parser.add_argument(
+        "--method",
+        type=_method,
+        default="auto",
+        metavar="WAY",
+        help="how to count: page-tables, PAGEMAP_SCAN, pagemap, smaps (default: the first that is open to us); "
+        "with --all: page-tables, pagemap, smaps_rollup, status",
+    )
+    parser.add_argument(
         "--sort",
         choices=tuple(dict.fromkeys((*SORT_KEYS, *_SORTS_OF_ALL))),
         help=f"order of the mappings: {', '.join(SORT_KEYS)} (default: rss; address with --json, --csv and --pmap); "
@@ -80,7 +88,7 @@ def run(arguments: Namespace) -> int:
     if arguments.show_code:
         print_lines(_code(pid, arguments))
         return 0
-    space = look(pid, pages=arguments.pages, smaps=arguments.smaps or arguments.pmap)
+    space = look(pid, pages=arguments.pages, smaps=arguments.smaps or arguments.pmap, method=arguments.method)
     if arguments.diff:
         _print_difference(space, arguments)
     elif arguments.json:
@@ -139,12 +147,12 @@ def _run_all(arguments: Namespace) -> int:
     top = arguments.top if arguments.top is not None else 0 if whole else _TOP
     sort = arguments.sort or ("pid" if whole else "pss")
     if arguments.show_code:
-        print_lines(_code_of_all(sort, top))
+        print_lines(_code_of_all(sort, top, arguments.method))
         return 0
     from dontneed.observe.holders.look_all import look_all
     from dontneed.report.holders import format_holders, format_holders_csv, holders_document
 
-    holders = look_all()
+    holders = look_all(arguments.method)
     shown = holders.largest(top or None, by=sort)
     if arguments.json:
         from dontneed.report.json import format_json
@@ -157,11 +165,11 @@ def _run_all(arguments: Namespace) -> int:
     return 0
 
 
-def _code_of_all(sort: str, top: int) -> list[str]:
+def _code_of_all(sort: str, top: int, method: str) -> list[str]:
     return [
         "import dontneed",
         "",
-        "holders = dontneed.look_all()",
+        f"holders = dontneed.look_all({'' if method == 'auto' else repr(method)})",
         "print(holders.total, holders.method)",
         f"for holder in holders.largest({top or None}, by={sort!r}):",
         "    print(holder.rss_bytes, holder.uss_bytes, holder.pss_bytes, holder.pid, holder.command)",
@@ -169,6 +177,11 @@ def _code_of_all(sort: str, top: int) -> list[str]:
 
 
 # One process
+
+
+def _method(text: str) -> str:
+    """A method by its name, in which a hyphen may stand for the space."""
+    return text.replace("-", " ")
 
 
 def _count(text: str) -> int:
@@ -212,6 +225,8 @@ def _saved(path: str) -> str:
 
 def _code(pid: int, arguments: Namespace) -> list[str]:
     options = [f"{name}=True" for name in ("pages", "smaps") if getattr(arguments, name)]
+    if arguments.method != "auto":
+        options.append(f"method={arguments.method!r}")
     top = _TOP if arguments.top is None else arguments.top
     return [
         "import dontneed",
