@@ -32,7 +32,7 @@ from dontneed.units import PAGE_BYTES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from dontneed.kernel.kernel_memory import KernelMemory
     from dontneed.kernel.tasks import Task
@@ -136,42 +136,37 @@ class BranchReader:
             yield others
         for first in range(0, len(tables), self._room):
             chosen = tables[first : first + self._room]
-            settled = self._read(path, chosen)
-            if settled is None:
+            moved = self._read(path, chosen)
+            if moved is None:
                 return
             addresses = [path[-1].address + place * size for place, _ in chosen]
-            self.unsettled += [
-                (address, address + size) for address, good in zip(addresses, settled, strict=True) if not good
-            ]
+            self.unsettled += [(addresses[nth], addresses[nth] + size) for nth in moved]
             if level == 1:
-                yield from self._last_tables(addresses, settled)
+                yield from self._last_tables(addresses, moved)
                 continue
-            for table in self._upper_tables(chosen, addresses, settled):
+            for table in self._upper_tables(chosen, addresses, moved):
                 yield from self._below([*path, table], level - 1, wanted)
                 if self.gone:
                     return
 
-    def _upper_tables(
-        self, chosen: list[tuple[int, int]], addresses: list[int], settled: Sequence[bool]
-    ) -> list[_Table]:
+    def _upper_tables(self, chosen: list[tuple[int, int]], addresses: list[int], moved: list[int]) -> list[_Table]:
         """Copies of the tables that were read, without those that moved."""
         return [
             _Table(self._place(entry), address, place, entry & POINTER, bytes(self._memory.pages(nth, nth + 1)))
-            for nth, ((place, entry), address, good) in enumerate(zip(chosen, addresses, settled, strict=True))
-            if good
+            for nth, ((place, entry), address) in enumerate(zip(chosen, addresses, strict=True))
+            if nth not in moved
         ]
 
-    def _last_tables(self, addresses: list[int], settled: Sequence[bool]) -> Iterator[LastTables]:
+    def _last_tables(self, addresses: list[int], moved: list[int]) -> Iterator[LastTables]:
         """Stretches of the tables that were read, without those that moved."""
         first = 0
-        for nth, good in enumerate([*settled, False]):
-            if not good:
-                if first < nth:
-                    yield LastTables(addresses[first:nth], self._memory.pages(first, nth))
-                first = nth + 1
+        for nth in [*moved, len(addresses)]:
+            if first < nth:
+                yield LastTables(addresses[first:nth], self._memory.pages(first, nth))
+            first = nth + 1
 
-    def _read(self, path: list[_Table], chosen: list[tuple[int, int]]) -> Sequence[bool] | None:
-        """Read tables and what leads to them; which of them were in their place all the while. None: it has gone."""
+    def _read(self, path: list[_Table], chosen: list[tuple[int, int]]) -> list[int] | None:
+        """Read tables and what leads to them; the places of those that moved meanwhile. None: the process has gone."""
         memory, base, upper = self._memory, self._memory.base, path[-1].page
         tables = [base + (entry & FRAME_MASK) for _, entry in chosen]
         failed = memory.read([*tables, *(table.place for table in reversed(path)), *self._watched])
@@ -181,12 +176,13 @@ class BranchReader:
             self.gone = True
             return None
         if any(place >= count for place in failed) or not self._led_here(path, behind):
-            return [False] * count
+            return list(range(count))
         if not failed and memory.pages(count, count + 1)[: len(upper)] == upper:
-            return [True] * count
+            return []
         return [
-            nth not in failed and not (memory.word(count, place * ENTRY_BYTES) ^ entry) & POINTER
+            nth
             for nth, (place, entry) in enumerate(chosen)
+            if nth in failed or (memory.word(count, place * ENTRY_BYTES) ^ entry) & POINTER
         ]
 
     def _led_here(self, path: list[_Table], behind: int) -> bool:
