@@ -1,13 +1,16 @@
 """How fast does a running Python see the mappings of a process with `look`, beside `pmap -x` and psutil?
 
-`look()` alone, and with every row read: its rows are made when they are asked for.
+`look()` alone, and with every row read: its rows are made when they are asked for. Page tables are counted with numpy
+where it is loaded, as it is here, and bytewise where it is not: that has a row of its own.
 """
 
 from __future__ import annotations
 
 import shutil
+import sys
 from typing import TYPE_CHECKING
 
+import numpy as np
 import psutil  # type: ignore[import-untyped]
 
 import dontneed
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
 QUESTION = "look, in a running interpreter"
 HOLDS = ("mappings", "pages", "huge", "nothing")
 
-LOOK, ROWS = "look()", "look() and every row"
+LOOK, ROWS, PLAIN = "look()", "look() and every row", "look(), numpy not loaded"
 PMAP, PSUTIL = "pmap -x", "psutil memory_maps(grouped=False)"
 
 
@@ -55,9 +58,21 @@ def _compare(options: Options, pid: int, targets: dict[str, Target]) -> list[Com
     process = psutil.Process(pid)
     runners = [
         timed(LOOK, lambda: dontneed.look(pid)),
+        timed(PLAIN, lambda: _without_numpy(pid)),
         timed(ROWS, lambda: sum(mapping.rss_bytes for mapping in dontneed.look(pid).mappings)),
         command(PMAP, shutil.which("pmap") or "pmap", "-x", str(pid)),
         timed(PSUTIL, lambda: process.memory_maps(grouped=False)),
     ]
     case = Case(QUESTION, described(dontneed.look(pid)), alternate(runners, options.rounds))
-    return [case.compare(subject, peer, targets.get(peer)) for subject in (LOOK, ROWS) for peer in (PMAP, PSUTIL)]
+    return [
+        case.compare(subject, peer, targets.get(peer)) for subject in (LOOK, ROWS, PLAIN) for peer in (PMAP, PSUTIL)
+    ]
+
+
+def _without_numpy(pid: int) -> None:
+    """Look as a program does that has not imported it."""
+    loaded = sys.modules.pop(np.__name__)
+    try:
+        dontneed.look(pid)
+    finally:
+        sys.modules[np.__name__] = loaded

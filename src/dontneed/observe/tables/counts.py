@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _QUARTERS = 48
 """Bits below the highest quarter of an entry."""
 _KIND_SHIFT = abi.KIND_SHIFT - _QUARTERS
+_WRITTEN = abi.PRESENT | abi.DIRTY
 _ANY_DIRTY = abi.DIRTY | abi.SAVED_DIRTY
 
 COUNTED = ("rss", "accessed", "dirty", "huge", "zero", "special", "swapped")
@@ -92,6 +93,8 @@ class TableCounts:
         import numpy as np
 
         low = _lowest_quarters(entries)
+        if self._add_written(addresses, low):
+            return
         all_have, some_have = _and_or(low)
         rows, inside = self._rows(addresses, HUGE_PAGE_BYTES)
         full = inside & (all_have & np.uint16(abi.PRESENT) != 0) & (some_have & np.uint16(abi.SPECIAL) == 0)
@@ -111,6 +114,23 @@ class TableCounts:
             self._add_whole(rows[whole], entries[whole])
         if cut.any():
             self._add_each(addresses[cut], entries[cut])
+
+    def _add_written(self, addresses: Words, low: Any) -> bool:
+        """Count tables that lie in one mapping and are full of pages that were written to: most of most memory."""
+        import numpy as np
+
+        row = int(np.searchsorted(self._ends, addresses[0], "right"))
+        behind = int(addresses[-1]) + HUGE_PAGE_BYTES
+        if row == len(self._ends) or addresses[0] < self._starts[row] or behind > self._ends[row]:
+            return False
+        all_have, some_have = _and_or(low.ravel(), axis=0)
+        if all_have & _WRITTEN != _WRITTEN or some_have & abi.SPECIAL:
+            return False
+        self.rss[row] += low.size * PAGE_BYTES
+        self.dirty[row] += low.size * PAGE_BYTES
+        accessed = low.size if all_have & abi.ACCESSED else np.count_nonzero(low & np.uint16(abi.ACCESSED))
+        self.accessed[row] += int(accessed) * PAGE_BYTES
+        return True
 
     def _add_accessed(self, rows: Any, low: Any, full: Any, all_have: Any, some_have: Any) -> None:
         """Which pages of full tables were accessed: mostly all or none, if nobody clears that bit (DAMON does)."""
@@ -238,13 +258,13 @@ def _lowest_quarters(entries: Words) -> Any:
     return entries.astype(np.uint16)
 
 
-def _and_or(quarters: Any) -> tuple[Any, Any]:
-    """What all entries of each table have in common, and what any of them has."""
+def _and_or(quarters: Any, axis: int = 1) -> tuple[Any, Any]:
+    """What all entries have in common, and what any of them has: of each table, or along another axis."""
     import numpy as np
 
     bitwise_and: Any = np.bitwise_and  # the stubs of numpy's versions disagree about `reduce`
     bitwise_or: Any = np.bitwise_or
-    return bitwise_and.reduce(quarters, axis=1), bitwise_or.reduce(quarters, axis=1)
+    return bitwise_and.reduce(quarters, axis=axis), bitwise_or.reduce(quarters, axis=axis)
 
 
 def _counts_by_table(mask: Any) -> Any:
