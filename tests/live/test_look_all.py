@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 
 import dontneed
-from dontneed.errors import DontneedError, KernelLacks, NotPermitted, UsageError
+from dontneed.errors import DontneedError, KernelLacks, NotPermitted, ProcessGone, UsageError
 from dontneed.kernel.kernel_memory import kernel_memory
 from dontneed.kernel.kpage import read_map_counts, read_map_counts_of
 from dontneed.kernel.procfs import ProcessDirectory
 from dontneed.kernel.tasks import TaskFinder
 from dontneed.observe.holders.holder import SORT_KEYS
 from dontneed.observe.holders.look_all import METHODS, ROLLUP, STATUS, TABLES, WINDOWS
+from dontneed.observe.holders.roll import Amounts, Roll
 from dontneed.observe.tables.reader import TableReader
 
 PATIENCE_SECONDS = 60
@@ -435,6 +436,21 @@ def test_a_process_whose_task_goes_while_it_is_looked_for_spoils_nothing(child, 
     assert holder_of(pid, TABLES).method == STATUS
     assert holder_of(other, TABLES).method == TABLES
     assert any("kernel memory went away" in note for note in dontneed.look_all(TABLES).notes)
+
+
+def test_a_process_that_replaces_its_program_while_it_is_counted_is_counted_again():
+    """What it had is gone, and it is not; what has ended is gone each time, and in no table."""
+    asked = []
+
+    def count(_process, counters):
+        asked.append(counters)
+        if len(asked) == 1:
+            raise ProcessGone("the process gave up its memory while it was read")
+        return Amounts(counters.rss_bytes, 0)
+
+    member = Roll().member(os.getpid(), count=count)
+    assert (member.amounts.rss_bytes, len(asked)) == (asked[1].rss_bytes, 2)
+    assert Roll().member(1 << 22, count=count) is None
 
 
 # What `auto` takes

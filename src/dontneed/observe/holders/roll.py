@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from dontneed.errors import DontneedError, KernelLacks, NoAddressSpace, NotPermitted, ProcessGone
 from dontneed.kernel.procfs import ProcessDirectory
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     """Counts what a process has; raises NotPermitted or KernelLacks where it cannot."""
 
 _ENDED = ("Z", "X")
+_TRIES = 3
 
 
 class Member(Record):
@@ -86,25 +87,35 @@ class Roll:
             memory: find its task by this.
             count: counts what it has.
         """
-        try:
-            with self._called(pid) as called:
-                if called is None or called[1].kernel_thread:
-                    return None
-                process, identity = called
-                counters = Counters(**parse_status(process.read("status")))
-                if not counters.size_bytes:
-                    return None
-                member = Member(pid, identity.command, counters)
-                try:
-                    if memory is not None:
-                        return member.replace(task=memory.task(process))
-                    return member if count is None else member.replace(amounts=count(process, counters))
-                except (ProcessGone, NoAddressSpace):
-                    raise
-                except DontneedError as refusal:
-                    return member.replace(refusal=refusal)
-        except (ProcessGone, NoAddressSpace):
-            return None
+        for _ in range(_TRIES):
+            with suppress(ProcessGone):  # it has ended; or it replaced its program, and is there the next time
+                return self._member(pid, memory, count)
+        return None
+
+    def _member(self, pid: int, memory: KernelMemory | None, count: Count | None) -> Member | None:
+        """`member`, tried once.
+
+        Raises:
+            ProcessGone: it has no memory; or not what it had a moment ago.
+        """
+        with self._called(pid) as called:
+            if called is None or called[1].kernel_thread:
+                return None
+            process, identity = called
+            counters = Counters(**parse_status(process.read("status")))
+            if not counters.size_bytes:
+                return None
+            member = Member(pid, identity.command, counters)
+            try:
+                if memory is not None:
+                    return member.replace(task=memory.task(process))
+                return member if count is None else member.replace(amounts=count(process, counters))
+            except NoAddressSpace:
+                return None
+            except ProcessGone:
+                raise
+            except DontneedError as refusal:
+                return member.replace(refusal=refusal)
 
     @contextmanager
     def _called(self, pid: int) -> Iterator[tuple[ProcessDirectory, Identity] | None]:
