@@ -7,14 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import dontneed
-from dontneed.errors import DontneedError, KernelLacks, NotPermitted, ProcessGone, UsageError
+from dontneed.errors import DontneedError, KernelLacks, ProcessGone, UsageError
 from dontneed.kernel.kernel_memory import kernel_memory
 from dontneed.kernel.kpage import read_map_counts, read_map_counts_of
 from dontneed.kernel.procfs import ProcessDirectory
@@ -24,51 +23,7 @@ from dontneed.observe.holders.look_all import METHODS, ROLLUP, STATUS, TABLES, W
 from dontneed.observe.holders.roll import Amounts, Roll
 from dontneed.observe.tables.reader import TableReader
 
-PATIENCE_SECONDS = 60
-MIB = 1 << 20
-HELD = """if True:
-    import mmap
-    held = mmap.mmap(-1, 3 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    held[:] = b"x" * len(held)
-"""
-
-
-BY_FRAMES = [pytest.mark.needs_root, pytest.mark.needs_feature("kernel memory"), pytest.mark.needs_feature("BTF")]
-
-
-def by_tables(test):
-    """Mark a test that reads page tables."""
-    for mark in BY_FRAMES:
-        test = mark(test)
-    return test
-
-
-def holder_of(pid, method="auto"):
-    """What a process holds; None if it is not in the table."""
-    return next((holder for holder in dontneed.look_all(method).processes if holder.pid == pid), None)
-
-
-def comes_true(condition):
-    """Whether something becomes true before patience ends."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.002)
-    return True
-
-
-def plausible(holders):
-    """Every sum is one, and every share a share."""
-    for holder in holders.processes:
-        assert holder.rss_bytes >= 0
-        if holder.pss_bytes is not None:
-            assert 0 <= holder.uss_bytes <= holder.pss_bytes + 1 <= holder.rss_bytes + 1, holder
-    alone = [holder for holder in holders.processes if holder.same_as is None]
-    assert holders.total.rss_bytes == sum(holder.rss_bytes for holder in alone)
-    assert holders.total.processes == len(holders.processes)
-    return True
-
+from .holders import BY_FRAMES, HELD, MIB, PATIENCE_SECONDS, by_tables, comes_true, holder_of, plausible
 
 # Who is in the table
 
@@ -451,90 +406,3 @@ def test_a_process_that_replaces_its_program_while_it_is_counted_is_counted_agai
     member = Roll().member(os.getpid(), count=count)
     assert (member.amounts.rss_bytes, len(asked)) == (asked[1].rss_bytes, 2)
     assert Roll().member(1 << 22, count=count) is None
-
-
-# What `auto` takes
-
-
-@pytest.fixture
-def all_are_large(monkeypatch):
-    """Every process counts as one that would have to wait long."""
-    monkeypatch.setattr("dontneed.observe.holders.look_all._SMALL_BYTES", 0)
-
-
-def test_where_all_are_small_the_kernel_walks(child, monkeypatch):
-    """It is the fastest, needs no numpy, and nobody waits for long."""
-    monkeypatch.setattr("dontneed.observe.holders.look_all._SMALL_BYTES", 1 << 50)
-    assert holder_of(child(HELD).pid).method == ROLLUP
-
-
-@by_tables
-@pytest.mark.usefixtures("all_are_large")
-def test_what_is_large_is_read_in_windows(child):
-    """Nobody waits, and numpy is not needed."""
-    assert holder_of(child(HELD).pid).method == WINDOWS
-
-
-@by_tables
-@pytest.mark.usefixtures("all_are_large")
-def test_where_windows_do_not_do_page_tables_are_read(child, monkeypatch):
-    """One that shares too much, for instance: then all are read so, and shares are of one moment."""
-    monkeypatch.setattr("dontneed.observe.holders.windows._MOST_SHARED", 10)
-    pid = child(HELD).pid
-    holders = dontneed.look_all()
-    assert next(each for each in holders.processes if each.pid == pid).method == TABLES
-    assert {each.method for each in holders.processes} <= {TABLES, STATUS}
-    assert plausible(holders)
-
-
-@pytest.mark.usefixtures("all_are_large")
-def test_where_frames_are_out_of_reach_the_kernel_walks_and_it_is_said(child, monkeypatch):
-    """Why, and whom that stalls."""
-
-    def refuse(*_):
-        msg = "page tables cannot be read: no"
-        raise NotPermitted(msg, hint="ask")
-
-    def lack(*_):
-        msg = "there is no /proc/kpagecount"
-        raise KernelLacks(msg)
-
-    monkeypatch.setattr("dontneed.kernel.kernel_memory.kernel_memory", refuse)
-    monkeypatch.setattr("dontneed.observe.holders.windows.read_map_counts_of", lack)
-    pid = child(HELD).pid
-    holders = dontneed.look_all()
-    assert next(each for each in holders.processes if each.pid == pid).method == ROLLUP
-    assert holders.notes[0] == "page tables cannot be read: no; ask"
-    assert "stalled by smaps_rollup while it was read: " in holders.notes[1]
-    assert len({each.pid for each in holders.processes}) == len(holders.processes)
-    with pytest.raises(NotPermitted):
-        dontneed.look_all(TABLES)
-
-
-@pytest.mark.needs_root
-def test_nobodys_own_large_process_is_walked_by_the_kernel_and_it_is_said(as_nobody):
-    """It may not see frames."""
-    done = as_nobody(
-        "from dontneed.observe.holders import look_all as way; way._SMALL_BYTES = 1 << 20\n" + SEEN.strip()
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    seen = json.loads(done.stdout)
-    assert seen["rows"][str(seen["me"])]["method"] == ROLLUP
-    assert any("stalled by smaps_rollup while it was read: " in note for note in seen["notes"])
-    assert len([note for note in seen["notes"] if "are not known" in note]) == 1
-
-
-@by_tables
-def test_windows_see_processes_that_come_and_go_as_well(child):
-    """Whoever has ended is left out, whatever was read of it before."""
-    pid = child(HELD).pid
-    with subprocess.Popen(
-        ["sh", "-c", "while :; do sh -c true & true & wait; done"], start_new_session=True, stderr=subprocess.DEVNULL
-    ) as shell:
-        try:
-            for _ in range(15):
-                holders = dontneed.look_all(WINDOWS)
-                assert plausible(holders)
-                assert pid in {holder.pid for holder in holders.processes}
-        finally:
-            os.killpg(shell.pid, signal.SIGKILL)  # a session of its own
