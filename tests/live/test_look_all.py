@@ -23,7 +23,7 @@ from dontneed.observe.holders.look_all import METHODS, ROLLUP, STATUS, TABLES, W
 from dontneed.observe.holders.roll import Amounts, Roll
 from dontneed.observe.tables.reader import TableReader
 
-from .holders import BY_FRAMES, HELD, MIB, PATIENCE_SECONDS, by_tables, comes_true, holder_of, plausible
+from .holders import BY_FRAMES, HELD, MIB, PATIENCE_SECONDS, SEEN, by_tables, comes_true, holder_of, plausible
 
 # Who is in the table
 
@@ -211,15 +211,6 @@ def test_a_kernel_without_rollup_is_asked_for_smaps(child, monkeypatch):
 
 
 # Without rights
-
-SEEN = """if True:
-    import json, os, dontneed
-    holders = dontneed.look_all()
-    print(json.dumps({
-        "me": os.getpid(), "method": holders.method, "notes": holders.notes, "unknown": holders.total.unknown,
-        "rows": {holder.pid: holder.as_dict() for holder in holders.processes},
-    }))
-"""
 
 
 @pytest.mark.needs_root

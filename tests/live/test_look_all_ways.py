@@ -13,9 +13,7 @@ import dontneed
 from dontneed.errors import KernelLacks, NotPermitted
 from dontneed.observe.holders.look_all import ROLLUP, STATUS, TABLES, WINDOWS
 
-from .holders import HELD, by_tables, holder_of, plausible
-
-# What `auto` takes
+from .holders import HELD, SEEN, by_tables, holder_of, plausible
 
 
 @pytest.fixture
