@@ -267,6 +267,18 @@ def test_what_a_system_call_refuses_is_said_in_a_sentence():
 # Interrupted
 
 
+@pytest.mark.parametrize("words", [("plan",), ("look", "--pages", "--json")])
+def test_a_python_without_numpy_is_told_in_a_sentence(monkeypatch, capsys, child, words):
+    """As sudo may find one; what does without it goes on to do so."""
+    pid = str(child().pid)
+    monkeypatch.setitem(sys.modules, "numpy", None)
+    assert main([words[0], pid, *words[1:]]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith("dontneed: this takes numpy, which ")
+    assert "pip install numpy" in said[1]
+    assert main(["look", pid]) == 0
+
+
 def test_ctrl_c_ends_the_command_without_a_word():
     """Exit code 130, as shells have it for SIGINT."""
     code = """if True:

@@ -35,6 +35,8 @@ COMMANDS = {
 """Subcommand to what it does; the module of the same name in this package has the rest."""
 
 _COLUMNS = 100
+_DEPENDENCY = "numpy"
+"""The only one; whatever does without it does not import it."""
 _OUTPUT_TROUBLES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
@@ -53,6 +55,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DontneedError as error:
         _complain(error)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != _DEPENDENCY:
+            raise
+        missing = _without_dependency()
+        _complain(missing)
+        return missing.exit_code
     except OSError as error:
         if error.errno in _OUTPUT_TROUBLES:
             _abandon_output()
@@ -60,6 +68,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain(refused)
         return refused.exit_code
     return code
+
+
+def _without_dependency() -> DontneedError:
+    """As with sudo, which may find another Python than the one that dontneed was installed for."""
+    msg = f"this takes {_DEPENDENCY}, which {sys.executable} does not have"
+    return DontneedError(msg, hint=f"{sys.executable} -m pip install {_DEPENDENCY}; or the Python that has it")
 
 
 def build_parser(only: str | None = None) -> ArgumentParser:
