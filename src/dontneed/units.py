@@ -23,6 +23,11 @@ def round_up(address: int, unit: int = PAGE_BYTES) -> int:
     return (address + unit - 1) & ~(unit - 1)
 
 
+def signed(word: int) -> int:
+    """A word of 64 bits with its sign."""
+    return word - (1 << 64) if word >> 63 else word
+
+
 def format_bytes(count: int) -> str:
     """`count` bytes for a reader: '0', '512 B', '4.0 KiB', '1.5 GiB', '-12.0 KiB', '640 MiB': one decimal below 100."""
     sign, size = "-" if count < 0 else "", float(abs(count))

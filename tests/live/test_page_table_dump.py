@@ -99,7 +99,8 @@ def test_without_numpy_the_counts_are_the_same(child):
     pid = child(MANY_KINDS).pid
     with ProcessDirectory(pid) as process:
         table, counts = counted(process)
-        plain = dump_plainly(process, table)
+        with kernel_memory() as way:
+            plain = dump_plainly(process, table, way)
     for name in ("rss", "dirty", "huge", "zero", "special", "swapped"):
         assert getattr(plain, name) == getattr(counts, name).tolist(), name
     assert all(accessed <= rss for accessed, rss in zip(plain.accessed, plain.rss, strict=True))

@@ -43,6 +43,36 @@ def test_as_many_ranges_as_there_are(child, pages):
     assert target.proceed() == [f"{pages // 2} {pages // 2}"]
 
 
+@pytest.mark.parametrize("by_vector", [True, False])
+def test_beside_others_a_call_takes_little(child, monkeypatch, by_vector):
+    """Whoever is killed within one lets the others run while it goes on; where there are none, it may take long."""
+    lengths = []
+    real = Passage.system_call
+
+    def noted(passage, number, *arguments):
+        advised = real(passage, number, *arguments)
+        lengths.append(advised if number == advise.PROCESS_MADVISE else arguments[1])
+        return advised
+
+    monkeypatch.setattr(Passage, "system_call", noted)
+    if not by_vector:
+        monkeypatch.setattr(advise, "RANGES_A_CALL", 1)
+    another = "import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+    target = child(another + HOLDS.format(pages=6000))
+    start = int(target.said[0])
+    spans = Spans([Span(start, start + 5000 * PAGE), Span(start + 5500 * PAGE, start + 6000 * PAGE)])
+    with ProcessDirectory(target.pid) as process:
+        with Stop(process) as stop:
+            assert len(stop.registers) > 1
+            assert advise_inside(stop, spans, Advice.DONTNEED) == spans.size_bytes
+        assert max(lengths) <= 8 << 20
+        assert sum(lengths) == spans.size_bytes
+        lengths.clear()
+        with Stop(process, [target.pid]) as stop:
+            assert advise_inside(stop, Spans([Span(start, start + 5000 * PAGE)]), Advice.DONTNEED) == 5000 * PAGE
+        assert lengths == [5000 * PAGE]
+
+
 def test_where_the_kernel_takes_no_vector_each_range_is_advised_alone(child, monkeypatch):
     """Before 6.13: the result is the same."""
     monkeypatch.setattr(advise, "PROCESS_MADVISE", 9999)

@@ -7,7 +7,8 @@ import pytest
 from dontneed.abi import x86_64 as abi
 from dontneed.errors import KernelLacks
 from dontneed.remote import registers as module
-from dontneed.remote.registers import WORD, Registers, require_known_architecture, signed
+from dontneed.remote.registers import WORD, Registers, require_known_architecture
+from dontneed.units import signed
 
 
 def registers_of(**values):

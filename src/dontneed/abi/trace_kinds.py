@@ -59,6 +59,8 @@ KIND_NAMES = (
 )
 """By number."""
 
+MOST_BYTES = 1 << 57
+"""What an address space has room for, with five levels of page tables: no counter is larger."""
 COUNTERS = ("file", "anonymous", "swap", "shmem")
 """What an rss event counts, by number; the second is never in RSS."""
 FILE, ANONYMOUS, SWAP, SHMEM = range(4)

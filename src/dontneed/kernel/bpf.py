@@ -168,7 +168,7 @@ class SharedArray(Closing):
         self.fd = _bpf(abi.MAP_CREATE, bytearray(attribute))
         try:
             self.memory = mmap.mmap(self.fd, round_up(size_bytes, PAGE_BYTES), mmap.MAP_SHARED)
-        except BaseException:
+        except BaseException:  # whatever it was, the map does not outlive it
             os.close(self.fd)
             raise
 

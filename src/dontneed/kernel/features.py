@@ -16,7 +16,7 @@ from __future__ import annotations
 import errno
 import os
 
-from dontneed.errors import UsageError
+from dontneed.errors import KernelLacks, NotPermitted, UsageError
 from dontneed.kernel.capabilities import read_privileges
 from dontneed.kernel.interfaces import all_interfaces, interface_named
 from dontneed.kernel.probes import Hidden, Lacking, SwitchedOff, TrialEnded, Untried
@@ -24,6 +24,8 @@ from dontneed.records import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from dontneed.kernel.capabilities import Privileges
     from dontneed.kernel.interfaces import Interface
 
@@ -100,6 +102,21 @@ def state_of(name: str) -> str:
         UsageError: there is none of this name.
     """
     return feature(name).state
+
+
+def why_missing(names: Iterable[str], what: str) -> NotPermitted | KernelLacks | None:
+    """The error for the first of these features that is not there; None if all are.
+
+    Args:
+        names: of features, in the order in which one builds on the other.
+        what: cannot be done without them, as in "nothing can be traced".
+    """
+    for name in names:
+        found = feature(name)
+        if found.state != PRESENT:
+            msg = f"{what}: {name} is {found.state} ({found.detail})"
+            return (KernelLacks if found.state == ABSENT else NotPermitted)(msg, hint=found.remedy)
+    return None
 
 
 def judge(interface: Interface, refusal: OSError | TrialEnded, privileges: Privileges) -> Verdict:

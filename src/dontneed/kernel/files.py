@@ -41,7 +41,7 @@ def create_file(pages: int, byte: int, *, in_memory: bool = False) -> int:
             os.pwrite(fd, bytes([byte]) * PAGE_BYTES, page * PAGE_BYTES)
         os.fsync(fd)
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)  # nobody reads ahead into large folios later on
-    except BaseException:
+    except BaseException:  # whatever it was, nobody else closes the file
         os.close(fd)
         raise
     return fd

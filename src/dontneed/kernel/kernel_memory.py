@@ -36,7 +36,7 @@ from contextlib import ExitStack, contextmanager
 from dontneed.abi import bpf as abi
 from dontneed.abi.page_entry import FRAME_SHIFT
 from dontneed.abi.pagemap import ENTRY_BYTES
-from dontneed.errors import DontneedError, KernelLacks, NotPermitted
+from dontneed.errors import DontneedError, KernelLacks
 from dontneed.kernel.bpf import R0, R1, R2, R3, R6, R7, R8, R9, Assembler, Program, SharedArray
 from dontneed.kernel.btf import read_layout
 from dontneed.kernel.closing import Closing
@@ -291,13 +291,11 @@ def open_kernel_memory() -> KernelMemory:
 
 def _explained(refusal: OSError) -> DontneedError:
     """Why there is no way, by the first feature that is missing on it."""
-    from dontneed.kernel.features import ABSENT, PRESENT, feature
+    from dontneed.kernel.features import why_missing
 
-    for name in ("bpf", "BTF", "kernel memory", "frame numbers"):
-        found = feature(name)
-        if found.state != PRESENT:
-            msg = f"page tables cannot be read: {name} is {found.state} ({found.detail})"
-            return (KernelLacks if found.state == ABSENT else NotPermitted)(msg, hint=found.remedy)
+    missing = why_missing(("bpf", "BTF", "kernel memory", "frame numbers"), "page tables cannot be read")
+    if missing is not None:
+        return missing
     msg = f"page tables cannot be read: {refusal}"
     return KernelLacks(msg, hint="please report it, with what `dontneed doctor` says")
 

@@ -56,7 +56,7 @@ class WaitingCommand:
                 pass_fds=(go, failed),
                 stdout=output,
             )
-        except BaseException:
+        except BaseException:  # whatever it was, there is no process that would close them
             os.close(self._go)
             os.close(self._failed)
             raise

@@ -76,7 +76,7 @@ class Recorder(Closing):
                 ring = _Ring(owner, self.ring_bytes)
                 self._rings.append(ring)
                 self._poll.register(ring.fd, select.POLLIN)
-        except BaseException:
+        except BaseException:  # whatever it was, no event goes on recording
             self.close()
             raise
 

@@ -53,7 +53,7 @@ def _open(process: ProcessDirectory) -> int:
         raise KernelLacks(msg, hint="pidfd_open came with Linux 5.3, and a seccomp filter may hide it") from None
     try:
         process.read("stat")  # it was there after its number was looked up: the number was not anyone else's
-    except BaseException:
+    except BaseException:  # whatever it was, nobody else closes the descriptor
         os.close(pidfd)
         raise
     return pidfd

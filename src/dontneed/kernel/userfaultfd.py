@@ -64,12 +64,12 @@ class WriteWatch(Closing):
         self._registered: list[tuple[int, int]] = []
         try:
             ioctl(descriptor, abi.API, bytearray(_API.pack(abi.API_VERSION, abi.WRITE_PROTECT_ASYNC, 0)))
-        except BaseException:
+        except BaseException:  # whatever it was, the descriptor does not outlive it, and nor does what it watches
             os.close(descriptor)
             raise
 
     def register(self, start: int, end: int) -> str:
-        """Watch a mapping from now on; its pages are protected by `scan_pages(…, write_protect=True)`.
+        """Watch a mapping from now on; its pages are protected by `scan_written(…, protect=True)`.
 
         Returns:
             Nothing; or why it cannot be watched.

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any, Protocol
 
+    from dontneed.kernel.kernel_memory import KernelMemory
     from dontneed.kernel.maps import MapsTable
     from dontneed.kernel.procfs import ProcessDirectory
     from dontneed.kernel.smaps import SmapsCounters
@@ -69,6 +70,11 @@ class Residency:
             method cannot tell.
         hugetlb: bytes by row, for the few mappings that are hugetlb.
         unmatched_bytes: pages that belong to no mapping of the table: mapped after it was read.
+
+    Args:
+        mappings: how many.
+        columns: what is counted already, all of it: lists, or arrays, which become lists when someone asks for them;
+            None: nothing yet.
     """
 
     __slots__ = (*_COLUMNS, "_arrays", "hugetlb", "method", "unmatched_bytes")
@@ -80,12 +86,16 @@ class Residency:
     accessed: list[int] | None
     dirty: list[int] | None
 
-    def __init__(self, method: str, mappings: int, arrays: dict[str, Any] | None = None) -> None:
+    def __init__(self, method: str, mappings: int, columns: dict[str, Any] | None = None) -> None:
         self.method = method
-        self._arrays = arrays or {}
+        self._arrays: dict[str, Any] = {}
         for column in _COLUMNS:
-            if column not in self._arrays:
+            if columns is None:
                 setattr(self, column, None if column in ("accessed", "dirty") else [0] * mappings)
+            elif isinstance(columns[column], list):
+                setattr(self, column, columns[column])
+            else:
+                self._arrays[column] = columns[column]
         self.hugetlb: dict[int, int] = {}
         self.unmatched_bytes = 0
 
@@ -175,22 +185,24 @@ def _count_by_tables(
     """
     if not required and not _may_read_tables():
         return None
+    from contextlib import ExitStack
+
     from dontneed.kernel.kernel_memory import kernel_memory
 
-    try:
-        with kernel_memory():
-            pass
-    except (NotPermitted, KernelLacks) as error:
-        if required:
-            raise
-        _refused.append(error)
-        return None
-    try:
-        counted = count_by_tables(process, table, notes)
-    except DontneedError as error:  # of this process, at this moment; whether it has ended, the next way finds out too
-        if required or isinstance(error, ProcessGone):
-            raise
-        return None
+    with ExitStack() as held:
+        try:
+            memory = held.enter_context(kernel_memory())
+        except (NotPermitted, KernelLacks) as error:
+            if required:
+                raise
+            _refused.append(error)
+            return None
+        try:
+            counted = count_by_tables(process, table, memory, notes)
+        except DontneedError as error:  # of this process, this once; the next way may have more luck
+            if required or isinstance(error, ProcessGone):
+                raise
+            return None
     doubtful = [row for row in counted.rows_with("huge") if kinds[row] in _APART]
     hugetlb = [row for row in doubtful if kinds[row] == "hugetlb"]
     for row in (*hugetlb, *_hugetlb_among(process, table, [row for row in doubtful if kinds[row] != "hugetlb"])):
@@ -209,7 +221,7 @@ def _may_read_tables() -> bool:
     return not _refused and (is_kernel_memory_open() or read_privileges().holds("CAP_SYS_ADMIN"))
 
 
-def count_by_tables(process: ProcessDirectory, table: MapsTable, notes: list[str]) -> Residency:
+def count_by_tables(process: ProcessDirectory, table: MapsTable, memory: KernelMemory, notes: list[str]) -> Residency:
     """Count from the page tables, with numpy where it is loaded already; hugetlb pages count as huge ones here.
 
     Raises:
@@ -218,14 +230,9 @@ def count_by_tables(process: ProcessDirectory, table: MapsTable, notes: list[str
     from dontneed.observe.tables.page_tables import dump, dump_plainly
 
     by_arrays = "numpy" in sys.modules and _is_large(process, table)
-    counts = dump(process, table) if by_arrays else dump_plainly(process, table)
+    counts = (dump if by_arrays else dump_plainly)(process, table, memory)
     columns = {column: getattr(counts, "swapped" if column == "swap" else column) for column in _COLUMNS}
-    if isinstance(counts.rss, list):
-        counted = Residency("page tables", 0)
-        for column, values in columns.items():
-            setattr(counted, column, values)
-    else:
-        counted = Residency("page tables", 0, columns)
+    counted = Residency("page tables", len(counts.rss), columns)
     counted.unmatched_bytes = counts.unmatched_bytes
     notes += counts.notes
     if counts.unsettled_bytes:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _IOVEC_BYTES = 16
 _BYTES_BESIDE_OTHERS = 8 * MIB
-"""The kernel takes back so much within about a millisecond."""
+"""The kernel takes back so much in some tenths of a millisecond, at 20 GiB a second."""
 _NOT_BY_VECTOR = (errno.ENOSYS, errno.EBADF, errno.EINVAL, errno.EPERM)
 """No such call; no PIDFD_SELF (before 6.14); an advice that it does not take (before 6.13)."""
 

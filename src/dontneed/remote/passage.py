@@ -166,7 +166,7 @@ class Passage:
         if self._tail is not None:
             try:
                 self._run_tail()
-            except BaseException:
+            except BaseException:  # whatever it was, the thread is let go, and walks home by itself
                 self._let_go()
                 raise
         self._stop.passage = None
@@ -244,7 +244,7 @@ class Passage:
             else:
                 self._to_system_call_stop(deadline)  # from the entry of getpid to its exit
                 self.result = self._stored_result()
-        except BaseException:
+        except BaseException:  # as in `finish`
             self._let_go()
             raise
 

@@ -18,6 +18,7 @@ from dontneed.abi.x86_64 import (
 )
 from dontneed.errors import KernelLacks, TargetRefused
 from dontneed.kernel import ptrace
+from dontneed.units import signed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -153,11 +154,6 @@ class Registers:
         for name, value in zip(names, arguments, strict=False):
             setattr(copy, name, value)
         return copy
-
-
-def signed(word: int) -> int:
-    """A word as a signed number."""
-    return word - (1 << 64) if word >> 63 else word
 
 
 def require_known_architecture() -> None:

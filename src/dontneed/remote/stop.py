@@ -110,7 +110,7 @@ class Stop:
         except ProcessGone as error:
             self._resume_all()
             raise self._what_has_gone() from error
-        except BaseException:
+        except BaseException:  # whatever it was, no thread stays stopped
             self._resume_all()
             raise
         return self

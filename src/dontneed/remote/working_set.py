@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dontneed.errors import KernelLacks, NotPermitted, UsageError
+from dontneed.errors import UsageError
 from dontneed.kernel.procfs import ProcessDirectory
 from dontneed.kernel.status import read_identity
 from dontneed.observe.address_space import look
@@ -103,13 +103,11 @@ def _require_interfaces() -> None:
     Raises:
         KernelLacks, NotPermitted.
     """
-    from dontneed.kernel.features import ABSENT, PRESENT, feature
+    from dontneed.kernel.features import why_missing
 
-    for name in _NEEDED:
-        found = feature(name)
-        if found.state != PRESENT:
-            msg = f"writes cannot be watched: {name} is {found.state} ({found.detail})"
-            raise (KernelLacks if found.state == ABSENT else NotPermitted)(msg, hint=found.remedy)
+    missing = why_missing(_NEEDED, "writes cannot be watched")
+    if missing is not None:
+        raise missing
 
 
 def _columns(mappings: Sequence[Mapping], found: Written) -> list[tuple[Mapping, int, None, int | None]]:

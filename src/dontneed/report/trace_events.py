@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dontneed.abi import trace_kinds as kinds
 from dontneed.report.table import printable
+from dontneed.units import signed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def _call(_: Timeline, a: int, b: int, c: int, d: int) -> Fields:
 
 
 def _return(_: Timeline, a: int, b: int, _c: int, _d: int) -> Fields:
-    return {"call": _call_name(a), "result": _signed(b)}
+    return {"call": _call_name(a), "result": signed(b)}
 
 
 def _fault(_: Timeline, a: int, b: int, c: int, _d: int) -> Fields:
@@ -68,7 +69,7 @@ def _fault(_: Timeline, a: int, b: int, c: int, _d: int) -> Fields:
 
 
 def _rss(_: Timeline, a: int, b: int, c: int, d: int) -> Fields:
-    return {"counter": _named(kinds.COUNTERS, a), "bytes": _signed(b), "space": c, "own": bool(d)}
+    return {"counter": _named(kinds.COUNTERS, a), "bytes": signed(b), "space": c, "own": bool(d)}
 
 
 def _frames(_: Timeline, a: int, b: int, _c: int, _d: int) -> Fields:
@@ -123,10 +124,6 @@ def _call_name(number: int) -> str:
 
 def _named(names: Sequence[str], number: int) -> str:
     return names[number] if number < len(names) else str(number)
-
-
-def _signed(value: int) -> int:
-    return value - (1 << 64) if value >> 63 else value
 
 
 def _word(value: object) -> str:

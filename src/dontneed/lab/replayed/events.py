@@ -11,6 +11,7 @@ from dontneed.abi import trace_kinds as kinds
 from dontneed.errors import UsageError
 from dontneed.observe.trace.layout import processes
 from dontneed.records import Record
+from dontneed.units import signed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,8 +31,6 @@ _OF_ITS_OWN = tuple(kinds.CALL_NUMBERS[name] for name in ("exit", "exit_group", 
 """What a child does in its parent's memory that is not done to it."""
 _CLONE, _VFORK = (kinds.CALL_NUMBERS[name] for name in ("clone", "vfork"))
 _PIDS = 1 << 32
-_MOST_BYTES = 1 << 57
-"""What can be mapped; a counter with more is read while several CPUs change it, and negative."""
 
 
 class Call(Record):
@@ -213,13 +212,16 @@ class _Tasks:
 
 
 def _are_replayed(events: Array) -> Array:
-    """Which events are of a kind that is replayed, or belong to one; but for counts that no memory can have."""
+    """Which events are of a kind that is replayed, or belong to one; but for counts that no memory can have.
+
+    A counter that is read while several CPUs change it may be negative.
+    """
     import numpy as np
 
     known = np.zeros(256, bool)
     known[[*_REPLAYED, kinds.MORE]] = True
     replayed: Array = known[events["kind"]]
-    replayed &= (events["kind"] != kinds.RSS) | ((events["a"] < len(kinds.COUNTERS)) & (events["b"] < _MOST_BYTES))
+    replayed &= (events["kind"] != kinds.RSS) | ((events["a"] < len(kinds.COUNTERS)) & (events["b"] < kinds.MOST_BYTES))
     return replayed
 
 
@@ -250,8 +252,3 @@ def _call(number: int, arguments: tuple[int, ...], result: int | None, *rest: in
 
 def _columns(rows: Array, names: Sequence[str]) -> Iterator[list[int]]:
     return (rows[name].tolist() for name in names)
-
-
-def signed(value: int) -> int:
-    """A number of 64 bits with its sign."""
-    return value - (1 << 64) if value >> 63 else value

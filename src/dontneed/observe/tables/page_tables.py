@@ -133,14 +133,13 @@ def dump(process: ProcessDirectory, table: MapsTable, memory: KernelMemory | Non
         return counts
 
 
-def dump_plainly(process: ProcessDirectory, table: MapsTable) -> PlainCounts:
+def dump_plainly(process: ProcessDirectory, table: MapsTable, memory: KernelMemory) -> PlainCounts:
     """`dump` without numpy: the same counts in lists, sooner than numpy is imported and later than it would be."""
     from dontneed.observe.tables.plain_counts import PlainCounts
 
-    with kernel_memory() as memory:
-        counts = PlainCounts(table, memory.zero_frame)
-        _count(process, memory, counts, FEW_PAGES)
-        return counts
+    counts = PlainCounts(table, memory.zero_frame)
+    _count(process, memory, counts, FEW_PAGES)
+    return counts
 
 
 def _count(process: ProcessDirectory, memory: KernelMemory, counts: TableCounts | PlainCounts, most_pages: int) -> None:

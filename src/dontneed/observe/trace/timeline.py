@@ -377,13 +377,11 @@ def _explained(refusal: OSError, pid: int | None = None) -> DontneedError:
     """Why there is no trace, by the first feature that is missing for it."""
     import errno
 
-    from dontneed.kernel.features import ABSENT, PRESENT, feature
+    from dontneed.kernel.features import why_missing
 
-    for name in _FEATURES:
-        found = feature(name)
-        if found.state != PRESENT:
-            msg = f"nothing can be traced: {name} is {found.state} ({found.detail})"
-            return (KernelLacks if found.state == ABSENT else NotPermitted)(msg, hint=found.remedy)
+    missing = why_missing(_FEATURES, "nothing can be traced")
+    if missing is not None:
+        return missing
     if refusal.errno == errno.EMFILE:
         msg = "too many threads and CPUs: an event for each takes more open files than one process may have"
         return DontneedError(msg, hint="raise the limit: ulimit -n, LimitNOFILE=")

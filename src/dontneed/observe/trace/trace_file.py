@@ -9,7 +9,7 @@ import json
 import os
 import tempfile
 
-from dontneed.abi.trace_kinds import COUNTERS, EVENT_BYTES, EVENT_FIELDS, KINDS, MAPPING, RSS
+from dontneed.abi.trace_kinds import COUNTERS, EVENT_BYTES, EVENT_FIELDS, KINDS, MAPPING, MOST_BYTES, RSS
 from dontneed.errors import DontneedError, NotPermitted, UsageError
 from dontneed.kernel.maps import parse_maps
 from dontneed.observe.trace.timeline import Timeline
@@ -25,8 +25,6 @@ _FORMAT = "dontneed trace"
 _CLOCK = "CLOCK_MONOTONIC"
 _LONGEST_HEADER = 1 << 28
 _MACHINE = "x86_64"
-_MOST_BYTES = 1 << 57
-"""What an address space has room for, with five levels of page tables."""
 _HINT = "dontneed trace --output FILE writes one"
 _NUMBERS = ("pid", "page_bytes", "started", "ended", "lost")
 _WORDS = ("command", "kernel", "machine", "maps")
@@ -73,7 +71,7 @@ def _write_whole(path: str, line: bytes, events: NDArray[Any]) -> None:
         os.umask(mask)
         os.chmod(beside, 0o666 & ~mask)
         os.replace(beside, path)
-    except BaseException:
+    except BaseException:  # whatever it was, Ctrl-C too, no half of a file is left
         os.unlink(beside)
         raise
 
@@ -198,7 +196,7 @@ def _check_events(path: str, events: NDArray[Any], names: int) -> None:
     if len(nameless):
         raise _bad(path, f"event {nameless[0]} has a name that line 1 does not have")
     counted = events["b"].astype(np.int64)
-    wild = np.flatnonzero((events["kind"] == RSS) & ((counted >= _MOST_BYTES) | (counted <= -_MOST_BYTES)))
+    wild = np.flatnonzero((events["kind"] == RSS) & ((counted >= MOST_BYTES) | (counted <= -MOST_BYTES)))
     if len(wild):
         raise _bad(path, f"event {wild[0]} counts more memory than can be mapped")
 
