@@ -173,6 +173,14 @@ def test_the_text_says_bounds_method_and_error():
     assert lines[9] == "note: 1.0 MiB more were used, and unmapped before the end"
 
 
+def test_bounds_that_say_little_name_the_method_that_says_more():
+    """As of a process that once touched all it holds; not where they lie close, nor where marks were cleared."""
+    far = use(0x1000, 0, 4 * MIB, 0)
+    assert "--method accessed" in format_working_set(working_set(far), 0)[-1]
+    assert "--method accessed" not in format_working_set(working_set(use(0x1000, 3 * MIB, 4 * MIB, 0)), 0)[-1]
+    assert "--method accessed" not in format_working_set(working_set(far, method="accessed"), 0)[-1]
+
+
 def test_the_text_of_writes_has_no_bounds():
     """And a question mark where nobody watched."""
     found = working_set(

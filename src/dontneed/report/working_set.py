@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from dontneed.observe.working_set import MappingUse, WorkingSet
 
 _UNKNOWN = "?"
+_BOUNDING = ("tables", "smaps")
+"""Methods that change nothing, and of a process that has touched all it holds can tell little."""
 _TOTALS = ("rss_bytes", "touched_bytes", "at_most_bytes", "written_bytes")
 
 
@@ -95,6 +97,8 @@ def _amount(count: int | None) -> str:
 
 def _notes(found: WorkingSet) -> list[str]:
     notes = list(found.notes)
+    if found.method in _BOUNDING and (found.at_most_bytes or 0) - found.touched_bytes > found.rss_bytes // 2:
+        notes.append(f"that the two lie far apart is in the nature of {found.method}: --method accessed knows better")
     if found.gone_bytes:
         notes.append(f"{format_bytes(found.gone_bytes)} more were used, and unmapped before the end")
     return notes
