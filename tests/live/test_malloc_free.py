@@ -320,8 +320,8 @@ PRELOADED = {
     "gperftools' tcmalloc": ("libtcmalloc_minimal.so.4", 0.25),
     "mimalloc": ("libmimalloc.so.2", -0.1),
 }
-"""Where each is, and which share of what is free it gives back at least. That of tcmalloc was 0.38 to 0.60 in forty runs,
-by what its threads keep in their caches; and this mimalloc, 2.0, often keeps all of it."""
+"""Where each is, and which share of what is free it gives back at least. That of tcmalloc was 0.38 to 0.60 in forty
+runs, by what its threads keep in their caches; and this mimalloc, 2.0, often keeps all of it."""
 
 
 @pytest.mark.parametrize(
