@@ -17,6 +17,7 @@ import json
 import os
 import signal
 import socket
+from functools import cache
 
 from dontneed.abi.advice import Advice
 from dontneed.abi.page_table import SLOT_BYTES
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     Word = Callable[..., Any]
 
 _PR_SET_PDEATHSIG = 1
+_BLANK_PAGES = 512
+"""As many as are touched in one step."""
 _SHARED_KINDS = (SHARED_ANONYMOUS, SHARED_FILE)
 _NO_HUGETLB = (errno.EINVAL, errno.ENODEV, errno.ENOENT)
 """What MAP_HUGETLB is answered by a kernel that has no hugetlb pages of this size."""
@@ -205,15 +208,12 @@ class _Servant:
 
 
 def _write(start: int, length: int, byte: int) -> list[int]:
-    before = count_faults()
-    fill(start, length, byte)
-    return _faults_since(before)
+    return _faults_of(fill, rehearsed=(start, 0, byte), performed=(start, length, byte))
 
 
 def _read(start: int, length: int) -> list[list[int]]:
-    before = count_faults()
-    touch_pages(start, length // PAGE_BYTES, write=False)
-    faults = _faults_since(before)
+    pages = length // PAGE_BYTES
+    faults = _faults_of(_look_at, rehearsed=(_blank_pages(), min(pages, _BLANK_PAGES)), performed=(start, pages))
     values: set[int] = set()
     for page in range(start, start + length, PAGE_BYTES):
         contents = read_bytes(page, PAGE_BYTES)
@@ -222,9 +222,31 @@ def _read(start: int, length: int) -> list[list[int]]:
     return [faults, sorted(values)]
 
 
-def _faults_since(before: tuple[int, int]) -> list[int]:
-    after = count_faults()
+def _faults_of(act: Callable[..., None], *, rehearsed: tuple[int, ...], performed: tuple[int, ...]) -> list[int]:
+    """The faults of what is performed.
+
+    It is rehearsed first, on other memory: after a fork the interpreter copies each page of its own when it writes to
+    it, and only where it wrote to just now, it surely does so no more. Twice, since what counts the first time is still
+    held while the second is counted.
+    """
+    before = after = (0, 0)
+    for arguments in (rehearsed, rehearsed, performed):
+        before = count_faults()
+        act(*arguments)
+        after = count_faults()
     return [after[0] - before[0], after[1] - before[1]]
+
+
+def _look_at(start: int, pages: int) -> None:
+    touch_pages(start, pages, write=False)
+
+
+@cache
+def _blank_pages() -> int:
+    """Memory of our own that can be read."""
+    return mappings.map_memory(
+        _BLANK_PAGES * PAGE_BYTES, protection=mappings.PROT_READ, flags=MAP_PRIVATE | MAP_ANONYMOUS
+    )
 
 
 def _touch(start: int, length: int, write: bool) -> int:  # noqa: FBT001 - it comes in a packet
