@@ -18,6 +18,7 @@ import platform
 import re
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -76,7 +77,12 @@ NEEDS: dict[str, tuple[str, Callable[..., str | None]]] = {
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the markers, which `--strict-markers` asks for."""
+    """Register the markers, which `--strict-markers` asks for; let Ctrl-C reach what the tests start.
+
+    A shell has what it runs in the background ignore it, and who is born ignoring a signal goes on so.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for description, _ in NEEDS.values():
         config.addinivalue_line("markers", description)
 

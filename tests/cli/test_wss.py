@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -69,13 +70,36 @@ def test_ctrl_c_ends_early_with_what_is_known(child, method):
     """Exit code 0, and the seconds that it really was."""
     target = child(HELD)
     argv = [sys.executable, "-m", "dontneed", "wss", str(target.pid), "--seconds", "1000", "--method", method, "--json"]
-    process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
-    _await_watching(process.pid, target.pid, method)
-    process.send_signal(signal.SIGINT)
-    said, _ = process.communicate(timeout=PATIENCE_SECONDS)
+    with started(argv) as process:
+        _await_watching(process.pid, target.pid, method)
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0
     assert json.loads(said)["seconds"] < 900
     assert " uw" not in Path(f"/proc/{target.pid}/smaps").read_text()
+
+
+@pytest.mark.parametrize("method", ["auto", "smaps", pytest.param("written", marks=writes_can_be_watched)])
+def test_nobody_is_watched_who_has_ended(child, method):
+    """It is said at once: exit code 5, and a sentence."""
+    target = child(HELD)
+    argv = [sys.executable, "-m", "dontneed", "wss", str(target.pid), "--seconds", "1000", "--method", method]
+    with started(argv) as process:
+        _await_watching(process.pid, target.pid, method)
+        target.kill()
+        said, complaint = process.communicate(timeout=PATIENCE_SECONDS)
+    assert (process.returncode, said) == (5, "")
+    assert f"process {target.pid} ended while it was " in complaint
+
+
+@contextmanager
+def started(argv):
+    """A command that runs; it is ended with the block, whatever becomes of the test."""
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def _await_watching(pid, target, method):

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 
 import dontneed
-from dontneed.errors import TargetRefused
+from dontneed.errors import ProcessGone, TargetRefused
 from dontneed.kernel.procfs import ProcessDirectory
 from dontneed.kernel.status import read_identity
 from dontneed.observe import working_set as observed
@@ -54,7 +54,10 @@ class HotSet:
     def is_watched(self):
         """Whether any of its memory is registered with a userfaultfd, or it has one open."""
         with ProcessDirectory(self.pid) as process:
-            return " uw" in smaps_of(self.pid) or written._uses_userfaultfd(process)
+            try:
+                return " uw" in smaps_of(self.pid) or written._uses_userfaultfd(process)
+            except ProcessGone:  # or a descriptor of it, closed while it was asked about
+                return False
 
     def order(self, **options):
         """That its writes be watched."""

@@ -28,6 +28,7 @@ from .test_model_against_live import SCENARIOS, file_in_memory, on_a_stack, shar
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_feature("kernel memory"), pytest.mark.needs_feature("BTF")]
 
 PAGE = 4096
+REPEATS = 9
 
 
 def walks(process, region):
@@ -72,11 +73,28 @@ def scenes(machine, scenario):
         return [seen(*scene, dirty=dirty, placed=scenario is not on_a_stack) for scene in scenario(process, stack)]
 
 
+def without_accessed(found):
+    """The same, marks of use aside, at every depth."""
+    return (
+        tuple(without_accessed(each) for each in found if each != "accessed") if type(found) in (list, tuple) else found
+    )
+
+
 @pytest.mark.needs_kernel("6.18")
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_entries_are_those_of_the_model_flag_by_flag(scenario):
-    """The model writes them from what it knows of the kernel, and has never seen one."""
-    assert scenes(LiveMachine(), scenario) == scenes(ModelMachine("6.18"), scenario)
+    """The model writes them from what it knows of the kernel, and has never seen one.
+
+    An accessed mark may be cleared before we see it, by DAMON for one: then the scenario is played again.
+    """
+    expected = scenes(ModelMachine("6.18"), scenario)
+    found = scenes(LiveMachine(), scenario)
+    for _ in range(REPEATS):
+        assert without_accessed(found) == without_accessed(expected)
+        if found == expected:
+            break
+        found = scenes(LiveMachine(), scenario)
+    assert found == expected
 
 
 @pytest.mark.needs_kernel("6.18")

@@ -78,6 +78,7 @@ CHANGES = {
     "comes to be written": (of_frame(USED, 20), of_frame(WRITTEN, 20), (1, 1, 1)),
     "was dirty, now read-only": (of_frame(WRITTEN, 20), of_frame(USED & ~WRITABLE | SAVED_DIRTY, 20), (0, 0, 1)),
     "new and written": (0, of_frame(WRITTEN, 20), (1, 1, 1)),
+    "new and written, its mark of use cleared": (0, of_frame(WRITTEN & ~ACCESSED, 20), (1, 1, 1)),
     "new and clean": (0, of_frame(USED, 20), (0, 0, 1)),
     "new and idle": (0, of_frame(IDLE, 20), (0, 0, 0)),
     "from swap": (swap_entry(1, 5, NEW), of_frame(USED, 20), (1, 0, 1)),

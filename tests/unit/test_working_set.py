@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from dontneed.errors import UsageError
+from dontneed.errors import ProcessGone, UsageError
+from dontneed.kernel.procfs import ProcessDirectory
 from dontneed.kernel.smaps import SmapsCounters
 from dontneed.observe import working_set as module
 from dontneed.observe.mapping import Mapping
@@ -136,12 +137,17 @@ def test_every_method_may_be_asked_for():
         check(7 * 86_400, method)
 
 
-def test_waiting_ends_when_it_is_over():
-    """Or when the time is; and says which."""
+def test_waiting_ends_when_it_is_over(child):
+    """Or when the time is, and says which; or when there is nobody left to wait for."""
     asked = []
-    assert wait(3600.0, lambda: asked.append(1) or len(asked) > 2)
-    assert len(asked) == 3
-    assert not wait(0.01, lambda: False)
+    watched = child()
+    with ProcessDirectory(watched.pid) as process:
+        assert wait(process, 3600.0, lambda: asked.append(1) or len(asked) > 2)
+        assert len(asked) == 3
+        assert not wait(process, 0.01, lambda: False)
+        watched.kill()
+        with pytest.raises(ProcessGone, match="ended while it was watched"):
+            wait(process, 3600.0, lambda: False)
 
 
 def test_a_mapping_keeps_what_a_look_says_of_it():

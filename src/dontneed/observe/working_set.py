@@ -189,11 +189,17 @@ def watch(pid: int | None, seconds: float, method: str, is_over: IsOver) -> Work
         return _by_tables(process, memory, seconds, is_over, cleared=cleared)
 
 
-def wait(seconds: float, is_over: IsOver) -> bool:
-    """Let time pass; whether it was over before."""
+def wait(process: ProcessDirectory, seconds: float, is_over: IsOver) -> bool:
+    """Let time pass while a process lives; whether it was over before.
+
+    Raises:
+        ProcessGone: it ended.
+    """
     until = time.monotonic() + seconds
     while not (over := is_over()) and (left := until - time.monotonic()) > 0:
         time.sleep(min(left, _GLANCE_SECONDS))
+        if has_ended(process):
+            raise why_gone(process)
     return over
 
 
@@ -276,13 +282,13 @@ class _Readings:
         until = time.monotonic() + seconds
         pause = min(_LONGEST_PAUSE_SECONDS, seconds / _READINGS)
         while (left := until - time.monotonic()) > pause:
-            if wait(pause, is_over):
+            if wait(self._process, pause, is_over):
                 return
             left -= pause
             began = time.monotonic()
             self.read()
             pause = max(pause, _READING_SHARE * (time.monotonic() - began))
-        wait(left, is_over)
+        wait(self._process, left, is_over)
 
     def read(self) -> None:
         """Read the tables once.
@@ -321,11 +327,10 @@ def _by_smaps(
     flushed = clear_accessed(process) if cleared else True
     marks = {_place(each): 0 if cleared else _referenced(each) for each in earlier.mappings}
     began = time.monotonic()
-    wait(seconds, is_over)
+    wait(process, seconds, is_over)
     watched = time.monotonic() - began
     space, after = look(process.pid, smaps=True), read_identity(process)
-    if read_program(process) != program:
-        raise why_gone(process)
+    check_program(process, program)
     reading = _READING_SMAPS if why is None else f"{_READING_SMAPS}; {why.in_words}"
     return WorkingSet(
         pid=process.pid,
@@ -370,6 +375,16 @@ def read_program(process: ProcessDirectory) -> tuple[int, ...]:
     return tuple(int(words[place]) for place in _PROGRAM_FIELDS)
 
 
+def check_program(process: ProcessDirectory, program: tuple[int, ...]) -> None:
+    """Raise if a process is not any more what it was when `read_program` gave this.
+
+    Raises:
+        ProcessGone, TargetRefused: it has ended, or replaced its program.
+    """
+    if read_program(process) != program:
+        raise why_gone(process)
+
+
 # What is said of all
 
 
@@ -393,10 +408,14 @@ def faults_between(before: Identity, after: Identity) -> dict[str, int]:
 
 def why_gone(process: ProcessDirectory) -> DontneedError:
     """The error for a process whose memory is not any more what it was."""
-    try:
-        ended = not read_moment(process).size_bytes
-    except ProcessGone:
-        ended = True
-    if ended:
+    if has_ended(process):
         return ProcessGone(f"process {process.pid} ended while it was watched")
     return TargetRefused(f"process {process.pid} replaced its program while it was watched", hint="try again")
+
+
+def has_ended(process: ProcessDirectory) -> bool:
+    """Whether a process has given up its memory."""
+    try:
+        return not read_moment(process).size_bytes
+    except ProcessGone:
+        return True

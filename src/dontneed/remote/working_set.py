@@ -6,7 +6,7 @@ from dontneed.errors import UsageError
 from dontneed.kernel.procfs import ProcessDirectory
 from dontneed.kernel.status import read_identity
 from dontneed.observe.address_space import look
-from dontneed.observe.working_set import WorkingSet, check, faults_between, read_program, use_of, watch, why_gone
+from dontneed.observe.working_set import WorkingSet, check, check_program, faults_between, read_program, use_of, watch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,8 +81,7 @@ def _by_writes(pid: int | None, seconds: float, *, split_huge_pages: bool) -> Wo
         order = WriteOrder(process.pid, before.started, seconds, split_huge_pages)
         found: Written = ask("dontneed.remote.written", order, process.pid)
         space, after = look(process.pid), read_identity(process)
-        if read_program(process) != program:
-            raise why_gone(process)
+        check_program(process, program)
     return WorkingSet(
         pid=space.pid,
         command=space.command,

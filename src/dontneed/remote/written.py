@@ -46,7 +46,7 @@ from dontneed.kernel.settings import read_setting
 from dontneed.kernel.status import read_identity
 from dontneed.kernel.userfaultfd import OPEN_FLAGS, WriteWatch, fetch_descriptor
 from dontneed.observe.mapping import kind_of
-from dontneed.observe.working_set import wait, why_gone
+from dontneed.observe.working_set import check_program, read_program, wait, why_gone
 from dontneed.records import Record
 from dontneed.remote.helper import serve
 from dontneed.remote.stop import Stop
@@ -125,13 +125,15 @@ def _watch(order: WriteOrder, is_over: Callable[[], bool]) -> Written:
         if read_identity(process).started != order.started:
             msg = f"process {order.pid} has ended, and another one has its number"
             raise ProcessGone(msg)
-        pagemap = process.open("pagemap")
+        program, pagemap = read_program(process), process.open("pagemap")
         try:
-            return _watch_pages(process, pagemap, order, is_over)
+            written = _watch_pages(process, pagemap, order, is_over)
         except ProcessGone as gone:
             raise why_gone(process) from gone
         finally:
             os.close(pagemap)
+        check_program(process, program)
+    return written
 
 
 def _watch_pages(process: ProcessDirectory, pagemap: int, order: WriteOrder, is_over: Callable[[], bool]) -> Written:
@@ -144,7 +146,7 @@ def _watch_pages(process: ProcessDirectory, pagemap: int, order: WriteOrder, is_
     with watch:
         ground = _protect(process, pagemap, watch, notes, huge_pages=order.split_huge_pages)
         began = time.monotonic()
-        wait(order.seconds, is_over)
+        wait(process, order.seconds, is_over)
         seconds = time.monotonic() - began
         spans = _read_written(process, pagemap) - ground.unwatched - ground.unprotected
         if order.split_huge_pages and ground.huge:

@@ -249,9 +249,10 @@ def _proofs(before: Any, now: Any, frames_before: Any, frames: Any) -> Any:
     came = now & ~before
     marked = was & here & (came & np.uint8(_ACCESSED) != 0)
     written = was & here & (came & np.uint8(_DIRTY) != 0)
-    used = now & np.uint8(_ACCESSED) != 0
-    new = here & ~was & used & ((now & np.uint8(_DIRTY) != 0) | (before & np.uint8(_SWAPPED) != 0))
-    written |= new & (now & np.uint8(_DIRTY) != 0)
+    dirty = now & np.uint8(_DIRTY) != 0
+    fetched = (before & np.uint8(_SWAPPED) != 0) & (now & np.uint8(_ACCESSED) != 0)  # swapoff fetches pages unmarked
+    new = here & ~was & (dirty | fetched)  # written to is used, though somebody may have cleared that mark
+    written |= new & dirty
     touched = marked | written | new
     collapsed = ((came & np.uint8(_HUGE) != 0) & (now & np.uint8(_HUGE) != 0)).any(axis=1) & before.any(axis=1)
     touched[collapsed] = False
