@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from dontneed.errors import TargetRefused, Unreadable
 from dontneed.kernel.procfs import ProcessDirectory
 from dontneed.remote import lender
 from dontneed.remote.stop import Stop
@@ -25,3 +26,19 @@ def test_a_thread_on_a_stack_within_its_own_is_not_borrowed(tmp_path):
     assert nested
     assert all("perhaps it is on a small stack within its own" in reason for reason in nested)
     assert why["plain"] == ""
+
+
+def test_a_thread_whose_stack_has_gone_is_not_borrowed(tmp_path, monkeypatch):
+    """Another one that replaces the program ends it while we hold it: the refusal says what could not be read."""
+
+    def unmapped(pid, address, length):
+        msg = f"{length} bytes at {address:#x} of process {pid} cannot be reached"
+        raise Unreadable(msg)
+
+    with running(tmp_path, "odd_stacks") as target, ProcessDirectory(target.pid) as process:
+        target.wait_until_asleep()
+        with Stop(process) as stop, monkeypatch.context() as patched:
+            patched.setattr(lender, "read_memory", unmapped)
+            with pytest.raises(TargetRefused, match=r"could run a system call for us: .* cannot be reached"):
+                lender.choose_lender(stop)
+        assert target.tell("end") == ["errors 0"]

@@ -11,7 +11,7 @@ detour would break. Of one that runs, the kernel tells whether it is.
 from __future__ import annotations
 
 from dontneed.abi.x86_64 import RED_ZONE_BYTES
-from dontneed.errors import KernelLacks, TargetRefused
+from dontneed.errors import KernelLacks, TargetRefused, Unreadable
 from dontneed.kernel import ptrace
 from dontneed.kernel.maps import read_maps
 from dontneed.kernel.process_memory import read_memory, read_ranges
@@ -87,7 +87,10 @@ def why_not(stop: Stop, thread: int, registers: Registers, *, runs_function: boo
     question = thread, runs_function
     if stop.fit.get(question) == registers:
         return ""
-    why = _look(stop, thread, registers, runs_function=runs_function)
+    try:
+        why = _look(stop, thread, registers, runs_function=runs_function)
+    except Unreadable as moved:  # a thread that replaces the program ends the others, even those that we hold
+        return str(moved)
     if not why:
         stop.fit[question] = registers.copy()
     return why
