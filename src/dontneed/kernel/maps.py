@@ -25,8 +25,8 @@ _WORDS_BEFORE_NAME = 4
 _DIGITS = 12
 """What most addresses have; numbers of one width stand together, since lines are in address order."""
 _HEAD = 2 * _DIGITS + 1
-_ROWS_AT_A_TIME = 4096
-"""What of them is worked on stays in the processor's cache."""
+_JOINS = ((4, 0x00FF_00FF_00FF_00FF), (8, 0x0000_FFFF_0000_FFFF), (16, 0xFFFF_FFFF))
+"""How neighbours in a word become one: the bits that each has, and what is kept."""
 _LARGE_BYTES = 1 << 15
 """From where on an array of all addresses is sooner made of the text itself than of lists."""
 
@@ -186,23 +186,26 @@ def _bounds_of(text: bytes) -> Words:
     blank = behind - begins == 1
     if blank.any():
         begins, behind = begins[~blank], behind[~blank]
-    heads = np.lib.stride_tricks.sliding_window_view(letters, _HEAD + 1)
-    octets = np.zeros((len(begins), 2, 8), np.uint8)
-    unusual = []
-    for row in range(0, len(begins), _ROWS_AT_A_TIME):
-        some = heads[begins[row : row + _ROWS_AT_A_TIME]]
-        _decode_heads(some, octets[row : row + _ROWS_AT_A_TIME])
-        odd = (some[:, _DIGITS] != ord("-")) | (some[:, _HEAD] != ord(" "))
-        unusual += [row + int(each) for each in odd.nonzero()[0]]
-    bounds: Words = octets.view(">u8")[:, :, 0].T.astype(np.uint64)
-    for row in unusual:
+    places = np.stack([begins, begins + _DIGITS + 1])
+    bounds: Words = _decode_digits(letters, places, 4) << np.uint64(32) | _decode_digits(letters, places + 4, 8)
+    unusual = (letters[begins + _DIGITS] != ord("-")) | (letters[begins + _HEAD] != ord(" "))
+    for row in np.flatnonzero(unusual):
         bounds[:, row] = _decode_each([text[begins[row] : behind[row]]])
     return bounds
 
 
-def _decode_heads(heads: Any, octets: Any) -> None:
-    """Two numbers of twelve hexadecimal digits in lower case from each head, into two times eight bytes."""
-    digits = (heads & 15) + 9 * (heads >> 6)
-    for nth, first in enumerate((0, _DIGITS + 1)):
-        high, low = digits[:, first : first + _DIGITS : 2], digits[:, first + 1 : first + _DIGITS : 2]
-        octets[:, nth, -_DIGITS // 2 :] = high << 4 | low
+def _decode_digits(letters: Any, places: Any, digits: int) -> Words:
+    """The numbers of four or eight hexadecimal digits, in lower case, that begin at some places.
+
+    All digits of a number are in one word, each in a byte, the first in the lowest; neighbours are put together until
+    they are one.
+    """
+    import numpy as np
+
+    anywhere: Any = np.ndarray(len(letters) - digits + 1, f"<u{digits}", letters, strides=(1,))
+    words = anywhere[places].astype(np.uint64)
+    is_letter = words >> np.uint64(6) & np.uint64(0x0101_0101_0101_0101)
+    joined: Words = (words & np.uint64(0x0F0F_0F0F_0F0F_0F0F)) + is_letter * np.uint64(9)
+    for bits, kept in _JOINS[: digits // 4 + 1]:
+        joined = (joined << np.uint64(bits) | joined >> np.uint64(2 * bits)) & np.uint64(kept)
+    return joined
