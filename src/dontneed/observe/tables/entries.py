@@ -42,6 +42,6 @@ def positions_of(addresses: Words, tables: Words) -> Any:
     import numpy as np
 
     nth = np.searchsorted(tables, addresses, "right") - 1
-    offsets = (addresses - tables[np.maximum(nth, 0)]) // np.uint64(PAGE_BYTES)
+    offsets = addresses - tables[np.maximum(nth, 0)] >> np.uint64(PAGE_BYTES.bit_length() - 1)
     within = np.minimum(offsets, np.uint64(TABLE_PAGES)).astype(np.int64)
     return np.where(nth < 0, 0, nth * TABLE_PAGES + within)
