@@ -347,3 +347,18 @@ def test_a_private_copy_hinders_the_collapse_of_a_file():
     write(private, BASE + 35)
     assert advise(private, BASE, SLOT, Advice.COLLAPSE) == EINVAL
     assert kinds(private) == "-35 A1 -476"
+
+
+@pytest.mark.parametrize("guard_first", [True, False])
+def test_collapse_of_a_file_passes_over_a_guard_and_ends_at_a_private_copy(guard_first):
+    """Whichever comes first in the slot: the one behind it is huge, or is not tried."""
+    mm, file = shared_memory()
+    write(mm, BASE)
+    write(mm, BASE + SLOT)
+    private = Mm(mm.system)
+    map_file(private, file, shared=False)
+    advise(private, BASE + (1 if guard_first else 9), 1, Advice.GUARD_INSTALL)
+    write(private, BASE + 5)
+    assert advise(private, BASE, 2 * SLOT, Advice.COLLAPSE) == EINVAL
+    assert kinds(private) == ("-1 g1 -3 A1 -506" if guard_first else "-5 A1 -3 g1 -502")
+    assert is_huge(private, BASE + SLOT) == guard_first

@@ -34,20 +34,30 @@ MOST_SWAPPED = 64
 MOST_SHARED = 256
 """khugepaged/max_ptes_shared."""
 
+_DONE, _PASSED_OVER, _ENDS = "done", "passed over", "ends"
+"""What becomes of a slot under MADV_COLLAPSE: it is huge; it is not, but the next one is tried; nor is that."""
+
 
 def collapse(mm: Mm, vma: Vma, first: int, last: int) -> int:
-    """MADV_COLLAPSE: make the slots that lie whole in a range huge, ascending, until one cannot be.
+    """MADV_COLLAPSE: make the slots that lie whole in a range huge, ascending, until one ends it.
 
     Returns:
         EINVAL: the mapping can hold no huge page, the range lies within a slot, or a slot of it cannot be huge: there
-        is nothing, not even an empty page table; there is a guard; a private copy in a file. Those before it are. Since
-        7.2 a range within a slot is no hindrance: there is nothing to do.
+        is nothing, not even an empty page table; there is a guard; a private copy in a file. Those before it are; and
+        those behind it, if it is a guard or a slot of swap in a file that is in the way. Since 7.2 a range within a
+        slot is no hindrance: there is nothing to do.
     """
     start, end = -(-first // LEAF_PAGES), last // LEAF_PAGES
     if not _can_be_huge(mm, vma) or (end < start and not mm.system.behaviour.collapse_within):
         return EINVAL
     collapse_slot = _collapse_anonymous if vma.is_anonymous else _collapse_shared
-    return 0 if all(collapse_slot(mm, vma, slot) for slot in range(start, end)) else EINVAL
+    passed_over = False
+    for slot in range(start, end):
+        outcome = collapse_slot(mm, vma, slot)
+        if outcome == _ENDS:
+            return EINVAL
+        passed_over |= outcome == _PASSED_OVER
+    return EINVAL if passed_over else 0
 
 
 def khugepaged(mm: Mm, first: int, last: int, *, most_empty: int = MOST_EMPTY) -> int:
@@ -69,7 +79,7 @@ def khugepaged(mm: Mm, first: int, last: int, *, most_empty: int = MOST_EMPTY) -
         for slot in range(-(-start // LEAF_PAGES), end // LEAF_PAGES):
             runs = mm.table.runs(*huge.pages_of(slot))
             if runs and not runs[0][2] & HUGE and _is_worth_it(mm, runs, most_empty):
-                collapsed += _collapse_anonymous(mm, vma, slot)
+                collapsed += _collapse_anonymous(mm, vma, slot) == _DONE
     return collapsed
 
 
@@ -85,21 +95,21 @@ def _can_be_huge(mm: Mm, vma: Vma) -> bool:
 # Anonymous memory
 
 
-def _collapse_anonymous(mm: Mm, vma: Vma, slot: int) -> bool:
+def _collapse_anonymous(mm: Mm, vma: Vma, slot: int) -> str:
     """collapse_huge_page(); the page table stays, as the deposit of the huge entry."""
     if slot not in mm.table.leaves:
-        return False
+        return _ENDS
     first, last = huge.pages_of(slot)
     runs = mm.table.runs(first, last)
     if runs and runs[0][2] & HUGE:
-        return True
+        return _DONE
     if mm.system.behaviour.collapse_needs_writable and not any(code & WRITE for _, _, code, _ in runs):
-        return False
+        return _ENDS
     for start, end, code, slots in runs:
         if code & KIND == SWAP:
             swap_in(mm, vma, start, end, slots, write=False)
         elif code & KIND not in PRESENT:
-            return False
+            return _ENDS
     runs, _ = mm.table.take(first, last)
     head = huge.map_fresh(mm, vma, slot)
     for start, end, code, frame in runs:
@@ -107,7 +117,7 @@ def _collapse_anonymous(mm: Mm, vma: Vma, slot: int) -> bool:
             mm.system.frames.copy(frame, head + start, end - start)
             unmap_anonymous(mm.system, frame, end - start)
             mm.resident[ANON] -= end - start
-    return True
+    return _DONE
 
 
 def _is_worth_it(mm: Mm, runs: Sequence[Run], most_empty: int) -> bool:
@@ -146,18 +156,19 @@ def _shared_pages(mm: Mm, runs: Sequence[Run]) -> int:
 # Shared memory
 
 
-def _collapse_shared(mm: Mm, vma: Vma, slot: int) -> bool:
+def _collapse_shared(mm: Mm, vma: Vma, slot: int) -> str:
     """collapse_file(), then collapse_pte_mapped_thp() to map it here; this needs no page table, so that one goes."""
     first, last = huge.pages_of(slot)
     code, _ = mm.table.get(first)
     if code & HUGE:
-        return True
+        return _DONE
     file = vma.file
     if file is None or not huge.covers(vma, slot) or not _make_huge(file, vma.file_page(first)):
-        return False
+        return _ENDS
     runs = mm.table.runs(first, last)
-    if any(code & KIND != SHMEM for _, _, code, _ in runs):
-        return False
+    hindrance = next((code & KIND for _, _, code, _ in runs if code & KIND != SHMEM), SHMEM)
+    if hindrance != SHMEM:
+        return _ENDS if hindrance in PRESENT else _PASSED_OVER
     for start, end, _, frame in runs:
         mm.system.frames.unmap_cached(frame, end - start)
         mm.resident[SHMEM] -= end - start
@@ -167,7 +178,7 @@ def _collapse_shared(mm: Mm, vma: Vma, slot: int) -> bool:
     faults = mm.minor_faults
     huge.map_cached(mm, vma, first, write=False)
     mm.minor_faults = faults
-    return True
+    return _DONE
 
 
 def _make_huge(file: File, head: int) -> bool:
