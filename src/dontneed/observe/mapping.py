@@ -179,7 +179,7 @@ else:
 class Mappings(_Rows):
     """The mappings of an address space in address order: columns, and a `Mapping` when one is asked for."""
 
-    __slots__ = ("_kinds", "_residency", "_smaps", "_table")
+    __slots__ = ("_columns", "_kinds", "_residency", "_smaps", "_table")
 
     def __init__(
         self, table: MapsTable, kinds: Kinds | list[str], residency: Residency, smaps: list[SmapsCounters] | None
@@ -188,6 +188,7 @@ class Mappings(_Rows):
         self._kinds = kinds
         self._residency = residency
         self._smaps = smaps
+        self._columns: dict[str, Any] = {}
 
     def __len__(self) -> int:
         return len(self._table)
@@ -222,19 +223,23 @@ class Mappings(_Rows):
             for name, word in zip(_WORDS, self._table.words(row), strict=True):
                 _store(mapping, name, word)
             return getattr(mapping, field)
-        value = self._residency.hugetlb.get(row, 0) if field == "hugetlb_bytes" else self._value(row, field)
+        value = (self._columns.get(field) or self._column(field))[row]
         _store(mapping, field, value)
         return value
 
-    def _value(self, row: int, field: str) -> Any:
+    def _column(self, field: str) -> Any:
+        """Where all rows have a field from; found once."""
         column: Any
         if field in ("start", "end"):
             column = getattr(self._table, f"{field}s")
         elif field in ("kind", "smaps"):
             column = self._kinds if field == "kind" else self._smaps
+        elif field == "hugetlb_bytes":
+            column = [self._residency.hugetlb.get(row, 0) for row in range(len(self))]
         else:
             column = getattr(self._residency, field.removesuffix("_bytes"))
-        return None if column is None else column[row]
+        self._columns[field] = [None] * len(self) if column is None else column
+        return self._columns[field]
 
     @property
     def sizes(self) -> list[int]:
