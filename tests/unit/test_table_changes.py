@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from dontneed.abi.kpageflags import ZERO_PAGE
 from dontneed.abi.page_entry import (
     ACCESSED,
     DIRTY,
@@ -20,10 +21,11 @@ from dontneed.abi.page_entry import (
 )
 from dontneed.errors import NotPermitted
 from dontneed.observe.tables import changes as module
+from dontneed.observe.tables import huge_zero
 from dontneed.observe.tables.changes import TableChanges
 from dontneed.observe.tables.reader import TableReader
 
-from .table_world import ONLY_READ, PAGE, ZERO_FRAME, TableWorld
+from .table_world import ONLY_READ, PAGE, TableWorld
 
 MIB2 = 2 << 20
 START = 0x7F00_0000_0000
@@ -45,7 +47,7 @@ class Followed:
     def __init__(self, *, cleared=False, levels=4):
         self.world = TableWorld(levels)
         self.task = self.world.process()
-        self.changes = TableChanges(ZERO_FRAME, cleared=cleared)
+        self.changes = TableChanges(cleared=cleared)
 
     def put(self, entries, level=0):
         """Have entries at addresses."""
@@ -180,10 +182,10 @@ def test_the_huge_zero_page_is_no_memory(monkeypatch):
     asked = []
 
     def flags(frames):
-        asked.append(frames.tolist())
-        return np.where(frames == 512, np.uint64(1 << 24), np.uint64(0))
+        asked.append(frames)
+        return {frame: ZERO_PAGE if frame == 512 else 0 for frame in frames}
 
-    monkeypatch.setattr(module, "read_frame_flags", flags)
+    monkeypatch.setattr(huge_zero, "read_flags_of", flags)
     clean = (IDLE | ACCESSED) & ~WRITABLE | HUGE
     followed = Followed().put({START: of_frame(clean, 512), START + MIB2: of_frame(clean, 1024)}, level=1)
     followed.read().read()
@@ -193,7 +195,7 @@ def test_the_huge_zero_page_is_no_memory(monkeypatch):
     def refuse(_frames):
         raise NotPermitted("no")
 
-    monkeypatch.setattr(module, "read_frame_flags", refuse)
+    monkeypatch.setattr(huge_zero, "read_flags_of", refuse)
     followed = Followed().put({START: of_frame(clean, 512)}, level=1).read().read()
     assert followed.changes.notes == ["huge zero pages count as resident: no"]
 

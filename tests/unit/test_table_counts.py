@@ -123,11 +123,7 @@ def test_huge_pages_are_counted_whole_and_their_zero_page_apart(counted, monkeyp
     world.map(task, START + (1 << 30), level=2)
     world.map(task, START + 3 * MIB2, swap_entry(0, 5, NEW), level=1)
     flags = {0x600: 1 << 24, 0x800: 0}
-    monkeypatch.setattr(
-        "dontneed.observe.tables.counts.read_frame_flags",
-        lambda frames: np.array([flags[int(frame)] for frame in frames], np.uint64),
-    )
-    monkeypatch.setattr("dontneed.observe.tables.plain_counts.read_flags_of_frame", flags.__getitem__)
+    monkeypatch.setattr("dontneed.observe.tables.huge_zero.read_flags_of", lambda _frames: flags)
     counts = counted(world, task, [(START, START + 4 * MIB2), (START + (1 << 30), START + (2 << 30))])
     assert listed(counts.rss) == [2 * MIB2, 1 << 30]
     assert listed(counts.huge) == listed(counts.rss)

@@ -10,7 +10,6 @@ Kernel:
 from __future__ import annotations
 
 import os
-import sys
 from array import array
 
 from dontneed.errors import KernelLacks, NotPermitted
@@ -42,17 +41,15 @@ def read_frame_flags(frames: Words) -> Words:
     return _read_words("/proc/kpageflags", frames)
 
 
-def read_flags_of_frame(frame: int) -> int:
-    """The flags of one frame; 0 beyond the last frame of the machine.
+def read_flags_of(frames: Sequence[int]) -> dict[int, int]:
+    """The flags of each of some frames, without numpy; 0 beyond the last frame of the machine.
 
+    Args:
+        frames: ascending, each once.
     Raises:
         As `read_frame_flags`.
     """
-    fd = _open("/proc/kpageflags")
-    try:
-        return int.from_bytes(os.pread(fd, _WORD_BYTES, frame * _WORD_BYTES), sys.byteorder)
-    finally:
-        os.close(fd)
+    return _read_words_of("/proc/kpageflags", frames)
 
 
 def read_map_counts(frames: Words) -> Words:
@@ -71,19 +68,24 @@ def read_map_counts_of(frames: Sequence[int]) -> dict[int, int]:
     Raises:
         As `read_frame_flags`.
     """
-    times: dict[int, int] = {}
-    fd = _open("/proc/kpagecount")
+    return _read_words_of("/proc/kpagecount", frames)
+
+
+def _read_words_of(path: str, frames: Sequence[int]) -> dict[int, int]:
+    """The word of each frame, as `_read_words` reads them."""
+    found: dict[int, int] = {}
+    fd = _open(path)
     try:
         cuts = [place for place in range(1, len(frames)) if frames[place] - frames[place - 1] > _JOIN_FRAMES]
         for begin, end in zip([0, *cuts], [*cuts, len(frames)], strict=True):
             run = frames[begin:end]
             if run:
                 size = (run[-1] - run[0] + 1) * _WORD_BYTES
-                counts = array("Q", os.pread(fd, size, run[0] * _WORD_BYTES).ljust(size, b"\0"))
-                times.update((frame, counts[frame - run[0]]) for frame in run)
+                words = array("Q", os.pread(fd, size, run[0] * _WORD_BYTES).ljust(size, b"\0"))
+                found.update((frame, words[frame - run[0]]) for frame in run)
     finally:
         os.close(fd)
-    return times
+    return found
 
 
 def _read_words(path: str, frames: Words) -> Words:

@@ -266,7 +266,7 @@ class _Readings:
         self._memory = memory
         self._task = memory.task(process)
         self._unsettled_bytes = 0
-        self.changes = TableChanges(memory.zero_frame, cleared=cleared)
+        self.changes = TableChanges(cleared=cleared)
         self.count = 0
 
     @property

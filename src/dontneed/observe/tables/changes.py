@@ -11,7 +11,7 @@ marks but the kernel, now and then; so a mark that is there says nothing of when
 
 Of a huge page all is touched or nothing.
 
-    changes = TableChanges(memory.zero_frame)
+    changes = TableChanges()
     changes.begin(); changes.add(tables) …; changes.end()      a reading, then another, …
     changes.by_mapping(starts, ends)                           bytes
 """
@@ -19,10 +19,8 @@ Of a huge page all is touched or nothing.
 from __future__ import annotations
 
 from dontneed.abi import page_entry as abi
-from dontneed.abi.kpageflags import ZERO_PAGE
-from dontneed.errors import KernelLacks, NotPermitted
-from dontneed.kernel.kpage import read_frame_flags
 from dontneed.observe.tables.entries import TABLE_PAGES, frames_of, names_swap, positions_of
+from dontneed.observe.tables.huge_zero import HugeZeroPage
 from dontneed.records import Record
 from dontneed.units import HUGE_PAGE_BYTES, PAGE_BYTES
 
@@ -61,19 +59,14 @@ class TableChanges:
     """Follows the page tables of one process from reading to reading.
 
     Args:
-        zero_frame: the frame of the shared zero page.
         cleared: the accessed marks are cleared right after the first reading, whose own therefore count for nothing.
-    Attributes:
-        notes: what could not be told apart, in sentences.
     """
 
-    def __init__(self, zero_frame: int, *, cleared: bool = False) -> None:
+    def __init__(self, *, cleared: bool = False) -> None:
         import numpy as np
 
-        self.notes: list[str] = []
+        self._huge_zero = HugeZeroPage()
         self._cleared = cleared
-        self._zero_frames = {zero_frame}
-        self._no_zero_frames: set[int] = set()
         self._readings = 0
         self._addresses = np.zeros(0, np.uint64)
         self._states = np.zeros((0, TABLE_PAGES), np.uint8)
@@ -81,6 +74,11 @@ class TableChanges:
         self._found = np.zeros((0, TABLE_PAGES), np.uint8)
         self._parts: list[tuple[Words, Any, Any]] = []
         self._unsettled: list[tuple[int, int]] = []
+
+    @property
+    def notes(self) -> list[str]:
+        """What could not be told apart, in sentences."""
+        return self._huge_zero.notes
 
     # A reading
 
@@ -181,38 +179,13 @@ class TableChanges:
         import numpy as np
 
         present = entries & np.uint64(abi.PRESENT | abi.PROT_NONE | abi.HUGE) != 0
-        counts = present & ~self._is_zero(entries, present)
+        counts = present & ~self._huge_zero.among(entries, present)
         states = counts.astype(np.uint8) * np.uint8(_PRESENT | _HUGE)
         states |= (counts & (entries & np.uint64(abi.ACCESSED) != 0)).astype(np.uint8) * np.uint8(_ACCESSED)
         dirty = entries & np.uint64(abi.DIRTY | abi.SAVED_DIRTY) != 0
         states |= (counts & dirty).astype(np.uint8) * np.uint8(_DIRTY)
         states |= (~present & names_swap(entries)).astype(np.uint8) * np.uint8(_SWAPPED)
         return states
-
-    def _is_zero(self, entries: Words, present: Any) -> Any:
-        """Which entries map the huge zero page: never written to, and its frame says so, once for all readings."""
-        import numpy as np
-
-        doubtful = present & (entries & np.uint64(abi.WRITABLE | abi.DIRTY | abi.SAVED_DIRTY) == 0)
-        if not doubtful.any():
-            return doubtful
-        frames = frames_of(entries)
-        new = set(frames[doubtful].tolist()) - self._zero_frames - self._no_zero_frames
-        if new:
-            self._ask_about(np.array(sorted(new), np.uint64))
-        return doubtful & np.isin(frames, np.array(list(self._zero_frames), np.uint64))
-
-    def _ask_about(self, frames: Words) -> None:
-        import numpy as np
-
-        try:
-            is_zero = read_frame_flags(frames) & np.uint64(ZERO_PAGE) != 0
-        except (NotPermitted, KernelLacks) as error:
-            note = f"huge zero pages count as resident: {error}"
-            self.notes += [] if note in self.notes else [note]
-            is_zero = np.zeros(len(frames), np.bool_)
-        self._zero_frames.update(frames[is_zero].tolist())
-        self._no_zero_frames.update(frames[~is_zero].tolist())
 
     # Sums
 

@@ -7,11 +7,9 @@ tables of other kinds, or with a mapping's edge in them, are counted entry by en
 from __future__ import annotations
 
 from dontneed.abi import page_entry as abi
-from dontneed.abi.kpageflags import ZERO_PAGE
-from dontneed.errors import KernelLacks, NotPermitted
-from dontneed.kernel.kpage import read_frame_flags
 from dontneed.observe.tables.branches import LastTables, UpperTable
 from dontneed.observe.tables.entries import TABLE_PAGES, frames_of, names_swap, positions_of
+from dontneed.observe.tables.huge_zero import HugeZeroPage
 from dontneed.units import HUGE_PAGE_BYTES, PAGE_BYTES
 
 TYPE_CHECKING = False
@@ -43,10 +41,9 @@ class TableCounts:
         swapped: in swap. Shared memory that is swapped out cannot be seen here.
         unmatched_bytes: present in no mapping of the table: mapped after it was read.
         unsettled_bytes: addresses whose tables changed each time they were read; they are in no count.
-        notes: what could not be told apart, in sentences.
     """
 
-    __slots__ = (*COUNTED, "notes", "unmatched_bytes", "unsettled_bytes", "_ends", "_starts", "_zero_frame")
+    __slots__ = (*COUNTED, "unmatched_bytes", "unsettled_bytes", "_ends", "_huge_zero", "_starts", "_zero_frame")
 
     rss: Any
     accessed: Any
@@ -61,11 +58,16 @@ class TableCounts:
 
         self._starts, self._ends = table.bounds
         self._zero_frame = zero_frame
-        self.notes: list[str] = []
+        self._huge_zero = HugeZeroPage()
         self.unmatched_bytes = 0
         self.unsettled_bytes = 0
         for name in COUNTED:
             setattr(self, name, np.zeros(len(self._starts), np.int64))
+
+    @property
+    def notes(self) -> list[str]:
+        """What could not be told apart, in sentences."""
+        return self._huge_zero.notes
 
     @property
     def present(self) -> Any:
@@ -199,7 +201,7 @@ class TableCounts:
         swapped = ~present & names_swap(entries) & inside
         self._add_bytes("swapped", mappings[swapped], size)
         present &= inside
-        zero = present & self._huge_zero(entries, present)
+        zero = present & self._huge_zero.among(entries, present)
         self._add_bytes("zero", mappings[zero], size)
         special = present & ~zero & (entries & np.uint64(abi.SPECIAL) != 0)
         self._add_bytes("special", mappings[special], size)
@@ -207,22 +209,6 @@ class TableCounts:
         for name, bits in (("rss", 0), ("huge", 0), ("accessed", abi.ACCESSED), ("dirty", _ANY_DIRTY)):
             chosen = rss & (entries & np.uint64(bits) != 0) if bits else rss
             self._add_bytes(name, mappings[chosen], size)
-
-    def _huge_zero(self, entries: Words, present: Any) -> Any:
-        """Which entries map the huge zero page: never written to, and its frame says so."""
-        import numpy as np
-
-        doubtful = present & (entries & np.uint64(abi.WRITABLE | _ANY_DIRTY) == 0)
-        if not doubtful.any():
-            return doubtful
-        frames, where = np.unique(frames_of(entries[doubtful]), return_inverse=True)
-        try:
-            flags = read_frame_flags(frames)
-        except (NotPermitted, KernelLacks) as error:
-            self.notes.append(f"huge zero pages count as resident: {error}")
-            return np.zeros(len(entries), np.bool_)
-        doubtful[doubtful] = (flags & np.uint64(ZERO_PAGE) != 0)[where]
-        return doubtful
 
     # Mappings
 

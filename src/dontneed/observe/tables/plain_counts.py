@@ -9,11 +9,9 @@ from __future__ import annotations
 from bisect import bisect_right
 
 from dontneed.abi import page_entry as abi
-from dontneed.abi.kpageflags import ZERO_PAGE
-from dontneed.errors import KernelLacks, NotPermitted
 from dontneed.kernel.kernel_memory import FEW_PAGES
-from dontneed.kernel.kpage import read_flags_of_frame
 from dontneed.observe.tables.branches import LastTables, UpperTable, leads_to_table
+from dontneed.observe.tables.huge_zero import HugeZeroPage
 from dontneed.units import HUGE_PAGE_BYTES, PAGE_BYTES
 
 TYPE_CHECKING = False
@@ -62,13 +60,13 @@ class PlainCounts:
 
     __slots__ = (
         "_ends",
+        "_huge_zero",
         "_known",
         "_starts",
         "_zero_frame",
         "accessed",
         "dirty",
         "huge",
-        "notes",
         "rss",
         "special",
         "swapped",
@@ -84,9 +82,14 @@ class PlainCounts:
         self.rss, self.accessed, self.dirty, self.huge, self.zero, self.special, self.swapped = (
             [0] * len(table) for _ in range(7)
         )
-        self.notes: list[str] = []
+        self._huge_zero = HugeZeroPage()
         self.unmatched_bytes = 0
         self.unsettled_bytes = 0
+
+    @property
+    def notes(self) -> list[str]:
+        """What could not be told apart."""
+        return self._huge_zero.notes
 
     def add(self, branch: LastTables | UpperTable) -> None:
         """Count what a `BranchReader` read together, `FEW_PAGES` at a call."""
@@ -171,7 +174,7 @@ class PlainCounts:
                     self.swapped[row] += size
             elif not inside:
                 self.unmatched_bytes += size
-            elif self._is_huge_zero(entry):
+            elif self._huge_zero.is_mapped_by(entry):
                 self.zero[row] += size
             elif entry & abi.SPECIAL:
                 self.special[row] += size
@@ -180,18 +183,6 @@ class PlainCounts:
                 self.huge[row] += size
                 self.accessed[row] += size if entry & abi.ACCESSED else 0
                 self.dirty[row] += size if entry & _ANY_DIRTY else 0
-
-    def _is_huge_zero(self, entry: int) -> bool:
-        """Whether an entry maps the huge zero page: never written to, and its frame says so."""
-        if entry & (abi.WRITABLE | _ANY_DIRTY):
-            return False
-        try:
-            return bool(read_flags_of_frame(abi.frame_of(entry)) & ZERO_PAGE)
-        except (NotPermitted, KernelLacks) as error:
-            note = f"huge zero pages count as resident: {error}"
-            if note not in self.notes:
-                self.notes.append(note)
-            return False
 
 
 _LONGEST = FEW_PAGES * PAGE_BYTES // _ENTRY_BYTES
