@@ -502,6 +502,17 @@ def test_a_difference_is_told_whole_or_not_at_all(words):
     assert f"goes without {words[0]}" in refused(os.getpid(), "--diff", "before.json", *words)
 
 
+@pytest.mark.parametrize("count", ["9" * 5000, "-1", "many"])
+def test_top_takes_a_number_of_rows(count, capsys):
+    """What is none is said in few words, however long it is."""
+    with pytest.raises(SystemExit) as ended:
+        main(["look", "1", "--top", count])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "is not a number of rows" in said
+    assert len(said) < 1000
+
+
 def test_pages_are_told_as_json_only():
     """A million runs are nothing to read."""
     assert refused(os.getpid(), "--pages") == "dontneed: the page map is told as JSON only"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import subprocess
@@ -10,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from dontneed.errors import NoAddressSpace, ProcessGone, UsageError, WrongType
+from dontneed.errors import NoAddressSpace, NotPermitted, ProcessGone, UsageError, WrongType
 from dontneed.kernel import kernel_memory
 from dontneed.kernel.procfs import ProcessDirectory
-from dontneed.observe.address_space import look
+from dontneed.kernel.status import read_identity
+from dontneed.observe.address_space import look, why_empty
 
 PAGE = 4096
 TESTS = Path(__file__).parents[1]
@@ -144,12 +146,40 @@ def test_a_process_without_its_first_thread_is_seen_through_another() -> None:
         while "\nState:\tZ" not in Path(f"/proc/{process.pid}/status").read_text():
             os.sched_yield()
         space = look(thread)
+        with pytest.raises(ProcessGone, match="others live on") as raised:
+            look(process.pid)
         process.stdin.write(b"\n")
+    assert str(thread) in raised.value.hint
     assert space.total.rss_bytes > 1 << 20
     assert space.command == "python" or space.command.startswith("python")
 
 
+def test_only_what_has_ended_is_called_so(child) -> None:
+    """Between two programs a process has no memory for a moment, and its parent has nothing to collect."""
+    with ProcessDirectory(child().pid) as process:
+        refused = why_empty(process, read_identity(process))
+    assert isinstance(refused, ProcessGone)
+    assert "started another program" in str(refused)
+    assert "entry is left" not in str(refused)
+
+
 # What one may not look at
+
+
+@pytest.mark.parametrize(("user", "said"), [(0, "CAP_SYS_PTRACE"), (65534, "sudo")])
+def test_who_is_root_already_is_not_sent_to_sudo(child, monkeypatch, user, said) -> None:
+    """Root of a container, or of a user namespace: it is root, and lacks something else."""
+
+    def refuse(*_names, **_options):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with ProcessDirectory(child().pid) as process, monkeypatch.context() as patch:
+        patch.setattr(os, "geteuid", lambda: user)
+        patch.setattr(os, "listdir", refuse)
+        with pytest.raises(NotPermitted) as raised:
+            process.threads()
+    assert said in raised.value.hint
+    assert ("sudo" in raised.value.hint) == bool(user)
 
 
 @pytest.mark.needs_root
@@ -270,6 +300,7 @@ def test_nothing_that_happens_meanwhile_is_a_surprise(child, monkeypatch, happen
                 space = look(quiet.pid, **options)
             except ProcessGone:
                 assert interruption.done
+                assert happening is not start_another_program  # it is there, and was looked at again
                 continue
         if not interruption.done:
             break

@@ -185,10 +185,10 @@ def _method(text: str) -> str:
 
 
 def _count(text: str) -> int:
-    if not text.isdecimal():
+    if not text.isascii() or not text.isdecimal() or len(text) > len(str(2**63)):
         from argparse import ArgumentTypeError
 
-        msg = f"{text!r} is not a number of rows"
+        msg = f"{text[:20]!r} is not a number of rows"
         raise ArgumentTypeError(msg)
     return int(text)
 

@@ -22,6 +22,7 @@ _PID_LIMIT = 1 << 22
 _ENDED_OR_ABSENT = (errno.ENOENT, errno.EACCES, errno.EPERM)
 _LIST = "`ps -e` lists the processes there are"
 _SUDO = "run as root (sudo), or as the user who owns the process; in a container, add CAP_SYS_PTRACE"
+_ROOT = "root needs CAP_SYS_PTRACE in the user namespace of the process, and no security module that forbids it"
 
 
 class ProcessDirectory(Closing):
@@ -148,7 +149,9 @@ class ProcessDirectory(Closing):
         if error.errno == errno.ENOENT:
             return KernelLacks(f"this kernel has no /proc/PID/{name.split('/', maxsplit=1)[0]}")
         if isinstance(error, PermissionError):
-            return NotPermitted(f"not permitted to {action} /proc/{self.pid}/{name}{self._owner()}", hint=_SUDO)
+            return NotPermitted(
+                f"not permitted to {action} /proc/{self.pid}/{name}{self._owner()}", hint=_how_permitted()
+            )
         return error
 
     def _is_of_ended_thread(self, name: str) -> bool:
@@ -189,6 +192,11 @@ def checked_pid(pid: object) -> int:
     return pid
 
 
+def _how_permitted() -> str:
+    """What to try; whoever is root already is not helped by sudo."""
+    return _SUDO if os.geteuid() else _ROOT
+
+
 def _target_of(link: str, directory: int) -> str | None:
     """What a link leads to; None if it has gone since the directory was listed."""
     try:
@@ -202,7 +210,7 @@ def _absent(pid: int) -> Exception:
     try:
         os.kill(pid, 0)  # signal 0 is a question, not a signal
     except PermissionError:
-        return NotPermitted(f"process {pid} exists, and /proc hides it from you (hidepid)", hint=_SUDO)
+        return NotPermitted(f"process {pid} exists, and /proc hides it from you (hidepid)", hint=_how_permitted())
     except ProcessLookupError:
         return ProcessGone(f"there is no process {pid}", hint=_LIST)
     return ProcessGone(f"process {pid} is not in this /proc", hint="is /proc mounted for another pid namespace?")

@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from dontneed.observe.residency import Residency
 
 
+_TRIES = 3
+"""A process that replaces its program while it is looked at is there all the same, with other memory."""
+_ENDED = ("Z", "X")
+
+
 class Total(Record):
     """The sums over all mappings, in bytes; None where the method cannot tell or was not asked."""
 
@@ -116,7 +121,21 @@ def look(pid: int | None = None, pages: bool = False, *, smaps: bool = False, me
         msg = f"there is no method {method!r} to count pages"
         raise UsageError(msg, hint=f"one of {', '.join(METHODS)}")
     with ProcessDirectory(pid) as process:
+        for _ in range(_TRIES - 1):
+            try:
+                return _read(process, method, smaps=smaps or method == "smaps", pages=pages)
+            except ProcessGone:  # noqa: PERF203 - two times at most
+                if not _has_memory(process):
+                    raise
         return _read(process, method, smaps=smaps or method == "smaps", pages=pages)
+
+
+def _has_memory(process: ProcessDirectory) -> bool:
+    """Whether a process whose memory went away has some now."""
+    try:
+        return bool(read_moment(process).size_bytes)
+    except ProcessGone:
+        return False
 
 
 def _read(process: ProcessDirectory, method: str, *, smaps: bool, pages: bool) -> AddressSpace:
@@ -162,7 +181,7 @@ def _read_mappings(
     else:
         table, counted = read_maps(process), None
     if not table:
-        raise why_empty(process.pid, identity)
+        raise why_empty(process, identity)
     return table, counted
 
 
@@ -172,16 +191,27 @@ def _read_pages(process: ProcessDirectory, table: MapsTable) -> PageMap:
     return read_page_map(process, table)
 
 
-def why_empty(pid: int, identity: Identity) -> Exception:
-    """A process without mappings: a kernel thread, or one that has ended and is not yet reaped."""
+def why_empty(process: ProcessDirectory, identity: Identity) -> Exception:
+    """A process without mappings: a kernel thread, or one that has ended, is ending, or starts another program."""
+    pid = process.pid
     if identity.kernel_thread:
         return NoAddressSpace(
             f"process {pid} ({identity.command}) is a kernel thread: it has no memory of its own to look at",
             hint="its memory is the kernel's; `ps -e` lists the processes there are",
         )
+    if identity.state not in _ENDED:
+        return ProcessGone(
+            f"process {pid} ({identity.command}) ended, or started another program, while it was looked at",
+            hint="look again",
+        )
+    if others := [thread for thread in process.threads() if thread != pid]:
+        return ProcessGone(
+            f"the first thread of process {pid} ({identity.command}) has ended, and others live on with its memory",
+            hint=f"look at one of them: {others[0]}",
+        )
     return ProcessGone(
         f"process {pid} ({identity.command}) has ended; only its entry is left (state {identity.state})",
-        hint=f"its parent, {identity.parent}, has yet to collect it with wait(); if threads of it live on, look at one",
+        hint=f"its parent, {identity.parent}, has yet to collect it with wait()",
     )
 
 

@@ -74,7 +74,7 @@ def read_subject(process: ProcessDirectory) -> Subject:
     """
     table = read_maps(process)
     if not len(table):
-        raise why_empty(process.pid, read_identity(process))
+        raise why_empty(process, read_identity(process))
     kinds = table.classify(kind_of)
     counters = read_counters(process)
     if counters.threads > 1:
