@@ -17,10 +17,11 @@ from dontneed.errors import DontneedError, KernelLacks, ProcessGone, UsageError
 from dontneed.kernel.kernel_memory import kernel_memory
 from dontneed.kernel.kpage import read_map_counts, read_map_counts_of
 from dontneed.kernel.procfs import ProcessDirectory
+from dontneed.kernel.status import Counters
 from dontneed.kernel.tasks import TaskFinder
 from dontneed.observe.holders.holder import SORT_KEYS
 from dontneed.observe.holders.look_all import METHODS, ROLLUP, STATUS, TABLES, WINDOWS
-from dontneed.observe.holders.roll import Amounts, Roll
+from dontneed.observe.holders.roll import Amounts, Roll, read_rollup
 from dontneed.observe.tables.reader import TableReader
 
 from .holders import BY_FRAMES, HELD, MIB, PATIENCE_SECONDS, SEEN, by_tables, comes_true, holder_of, plausible
@@ -303,6 +304,28 @@ def test_in_a_pid_namespace_shares_are_those_of_the_whole_machine(child, tmp_pat
     assert ours["pss_bytes"] >> 10 == kernels["pss_bytes"] >> 10
     assert ours["rss_bytes"] - ours["uss_bytes"] > 2 * MIB
     assert Path(f"/proc/{outside.pid}").exists()
+
+
+@pytest.mark.needs_root
+def test_a_proc_of_the_namespace_around_shows_more_than_ours():
+    """In a pid namespace, with the /proc of the host, the table has the processes of the host: no note says other."""
+    code = f"import sys; sys.path[:0] = {sys.path!r}; import dontneed; print(*dontneed.look_all('status').notes)"
+    command = ["unshare", "--pid", "--fork", sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    if "unshare" in done.stderr:
+        pytest.skip("needs to make a pid namespace")
+    assert done.stderr == ""
+    assert "pid namespace" not in done.stdout
+
+
+def test_swapped_shared_memory_is_no_ones_swap():
+    """The kernel's smaps has it in the swap of each process that maps it; counters and the other ways do not."""
+
+    class Process:
+        def read(self, _name):
+            return b"1000-9000 ---p 00000000 00:00 0 [rollup]\nRss: 8 kB\nPss: 8 kB\nSwap: 100 kB\nSwapPss: 4 kB\n"
+
+    assert read_rollup(Process(), Counters(swap_bytes=4096)).swap_bytes == 4096
 
 
 # Processes that move

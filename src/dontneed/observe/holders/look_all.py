@@ -247,7 +247,7 @@ def _about_the_rest(hidden: int) -> Iterator[str]:
         yield f"{whose} hidden by /proc (hidepid), and in no row; {_how_to_get_them()}"
     elif _hides_others() and os.geteuid():
         yield f"/proc hides the processes of other users (hidepid): they are in no row; {_how_to_get_them()}"
-    if _namespace() not in _WHOLE_MACHINE:
+    if _namespace() not in _WHOLE_MACHINE and _proc_is_ours():
         yield "only processes of this pid namespace are in the table; the others are to be seen from the host"
 
 
@@ -264,6 +264,11 @@ def _hides_others() -> bool:
 
 _SHOWN = ("0", "off", "1", "noaccess")
 """Values of hidepid with which everybody's numbers are to be seen."""
+
+
+def _proc_is_ours() -> bool:
+    """Whether /proc shows our pid namespace, and not one around it, where our number is another one."""
+    return os.readlink("/proc/self") == str(os.getpid())
 
 
 def _namespace() -> str:

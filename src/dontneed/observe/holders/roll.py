@@ -142,8 +142,10 @@ class Roll:
                 yield other, read_identity(other)
 
 
-def read_rollup(process: ProcessDirectory, _counters: Counters) -> Amounts:
-    """RSS, USS, PSS and swap of a process as the kernel counts them, who waits meanwhile.
+def read_rollup(process: ProcessDirectory, counters: Counters) -> Amounts:
+    """RSS, USS and PSS of a process as the kernel counts them, who waits meanwhile; swap as its counters say.
+
+    The swap of smaps has swapped shared memory in it, once for each process that maps it.
 
     Raises:
         ProcessGone, NotPermitted, KernelLacks: as `ProcessDirectory.read`.
@@ -157,5 +159,5 @@ def read_rollup(process: ProcessDirectory, _counters: Counters) -> Amounts:
         rss_bytes=sum(each.rss_bytes for each in counted),
         uss_bytes=sum(each.uss_bytes for each in counted),
         pss_bytes=sum(each.pss_bytes for each in counted),
-        swap_bytes=sum(each.swap_bytes for each in counted),
+        swap_bytes=counters.swap_bytes,
     )
