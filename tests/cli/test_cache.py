@@ -85,6 +85,15 @@ def test_nothing_that_could_be_read_is_exit_code_1(tmp_path, capsys):
     code, lines, complaints = told(capsys, tmp_path / "missing")
     assert (code, lines, len(complaints)) == (1, [], 2)
     assert complaints[0].startswith("dontneed: nothing could be read: ")
+    assert complaints[1].endswith("that are there")
+
+
+def test_a_device_is_there_and_is_no_file(capsys):
+    """The hint does not send anyone to look for it."""
+    code, lines, complaints = told(capsys, "/dev/null")
+    assert (code, lines) == (1, [])
+    assert "/dev/null: is a character device" in complaints[0]
+    assert "regular files" in complaints[1]
 
 
 def test_an_empty_path_is_wrong_use(capsys):

@@ -143,13 +143,9 @@ def cached_runs(fd: int, size: int, counter: PageCounter | None = None) -> list[
         OSError: as mmap(2), mincore(2), cachestat(2).
     """
     told: list[Run] = []
-    for start in range(0, size, WINDOW_BYTES):
-        length = min(WINDOW_BYTES, size - start)
+    for start, length, whole in _windows(fd, size, counter):
         first, count = start // PAGE_BYTES, -(-length // PAGE_BYTES)
-        known = counter.count(fd, length, start)[0] if counter else None
-        if known == 0:
-            continue
-        if known == count:
+        if whole:
             told.append((first, count))
             continue
         residency = _residency(fd, start, length)
@@ -157,6 +153,28 @@ def cached_runs(fd: int, size: int, counter: PageCounter | None = None) -> list[
             return None
         told += _runs_of(residency, first)
     return list(_joined(told))
+
+
+def _windows(fd: int, size: int, counter: PageCounter | None) -> Iterator[tuple[int, int, bool]]:
+    """Parts of a file in which something is cached, in order: start, length, and whether all of it is.
+
+    Those that are known to be whole may be long. The others are windows, found by halves: a sparse file may be of
+    eight exbibytes.
+    """
+    if counter is None:
+        for start in range(0, size, WINDOW_BYTES):
+            yield start, min(WINDOW_BYTES, size - start), False
+        return
+    waiting = [(0, size)]
+    while waiting:
+        start, length = waiting.pop()
+        known = counter.count(fd, length, start)[0] if length else 0
+        whole = known == -(-length // PAGE_BYTES)
+        if known and (whole or length <= WINDOW_BYTES):
+            yield start, length, whole
+        elif known:
+            half = round_up(length // 2, WINDOW_BYTES)
+            waiting += [(start + half, length - half), (start, half)]
 
 
 def _residency(fd: int, start: int, length: int) -> bytes:

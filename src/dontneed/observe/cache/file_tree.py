@@ -1,7 +1,8 @@
 """The files of paths and of the trees below them, directory by directory, open and without following where others lead.
 
-A symbolic link is followed when it is named and nowhere else. What is opened below a directory is opened by its name in
-that open directory, and what turned into something else meanwhile is not followed, waited for, or held.
+A symbolic link is followed when it is named and nowhere else. A file below a directory is opened by its name in that
+open directory, a directory by its path (so that one deeper than PATH_MAX is told and left out); and what turned into
+something else meanwhile is not followed, waited for, or held.
 """
 
 from __future__ import annotations
@@ -59,12 +60,19 @@ class Passed:
         self.other: list[Unread] = []
         self.directories = self.hard_links = self.symlinks = self.special = self.vanished = 0
 
-    def refused(self, path: str, error: OSError, *, named: bool = False) -> None:
-        """Take down what the system said of a file; one that has gone is only counted, unless somebody named it."""
+    def refused(self, path: str, error: OSError, *, named: bool = False, besides: str = "") -> None:
+        """Take down what the system said of a file; one that has gone is only counted, unless somebody named it.
+
+        Args:
+            path: which.
+            error: what the system said.
+            named: somebody named it.
+            besides: what was done to it all the same.
+        """
         if error.errno in _GONE and not named:
             self.vanished += 1
         else:
-            self.unread.append(Unread(path, error.errno or 0, why_refused(error)))
+            self.unread.append(Unread(path, error.errno or 0, why_refused(error) + besides))
 
 
 class Directory:

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 _REFUSALS = (errno.EACCES, errno.EPERM)
 _DONTNEED = os.POSIX_FADV_DONTNEED
+_COUNTS = ("cachestat", "mincore")
+_ASKED = "; the kernel was asked to let go of it all the same"
 _CACHED = 2
 """Where in the words of a file its cached pages are."""
 _EMPTY = (0,) * WIDTH
@@ -278,7 +280,9 @@ class _Reading:
     def _not_read(self, directory: Directory, name: str, inode: int, error: OSError) -> None:
         """Take it down; should the same file have another name, it is tried by that."""
         self._seen[directory.device].discard(inode)
-        self._passed.refused(directory.path + name, error, named=not directory.path)
+        evicted_unseen = self._evicting and directory.file_system not in IN_MEMORY and error.filename in _COUNTS
+        besides = _ASKED if evicted_unseen and error.errno == errno.EPERM else ""
+        self._passed.refused(directory.path + name, error, named=not directory.path, besides=besides)
 
     def _seen_before(self, directory: Directory) -> set[int] | None:
         """The inodes met before if one of this directory is among them, or is twice in it; mostly there is none."""
@@ -323,4 +327,6 @@ def _nothing_read(unread: list[Unread]) -> DontneedError:
         return NotPermitted(msg, hint="run it as their owner, or as root (sudo)")
     if numbers == {errno.ENOSYS}:
         return KernelLacks(msg, hint="`dontneed doctor` says what is there")
+    if numbers == {0}:
+        return DontneedError(msg, hint="name regular files, or directories that have some")
     return DontneedError(msg, hint="name files and directories that are there")
