@@ -471,6 +471,32 @@ def test_a_wrong_file_is_no_look(tmp_path, content, sentence):
     assert refused(os.getpid(), "--diff", path) == f"dontneed: {sentence.format(path=path)}"
 
 
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda look: look["mappings"][0].update(rss_bytes="many"),
+        lambda look: look["mappings"][0].update(name=None),
+        lambda look: look["mappings"][0].update(kind=5),
+        lambda look: look["counters"].update(threads="some"),
+    ],
+)
+def test_an_edited_look_is_no_look(child, tmp_path, edit):
+    """A word for a number, or nothing for a word: told, and no traceback."""
+    pid = child().pid
+    saved = json.loads(succeeded("look", pid, "--json"))
+    edit(saved)
+    path = tmp_path / "before.json"
+    path.write_text(json.dumps(saved))
+    assert "does not hold what" in refused(pid, "--diff", path)
+
+
+def test_brackets_without_end_are_no_look(tmp_path):
+    """Deeper than Python reads."""
+    path = tmp_path / "before.json"
+    path.write_text("[" * 100_000)
+    assert "does not hold what" in refused(os.getpid(), "--diff", path)
+
+
 def test_a_directory_is_no_look(tmp_path):
     """As the system says it."""
     assert refused(os.getpid(), "--diff", tmp_path) == f"dontneed: cannot read {tmp_path}: Is a directory"

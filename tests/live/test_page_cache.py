@@ -340,4 +340,7 @@ def test_nothing_at_all_that_could_be_read_is_an_error(tmp_path):
         dontneed.cache(tmp_path / "missing")
     with pytest.raises(dontneed.UsageError):
         dontneed.cache([])
+    for no_path in (1, None, [1], "\ud800"):
+        with pytest.raises(dontneed.UsageError):
+            dontneed.cache(no_path)
     assert dontneed.cache(tmp_path).total.files == 0

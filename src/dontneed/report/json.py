@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 SCHEMA = 1
 _SINCE_TABLES = ("accessed_bytes", "dirty_bytes")
 """Fields of a mapping that looks saved by 0.1 do not have."""
+_COMPARED = (("start", int), ("end", int), ("rss_bytes", int), ("swap_bytes", int))
+_SHOWN = (("perms", str), ("kind", str), ("name", str))
 
 
 def format_json(document: dict[str, Any]) -> str:
@@ -76,8 +78,10 @@ def parse_address_space(text: str) -> tuple[int, list[Mapping], Counters]:
         if sum(mapping.size_bytes for mapping in mappings) != document["total"]["size_bytes"]:
             msg = "the file holds some of the mappings only: it was saved with --top"
             raise UsageError(msg, hint="save all of them with: dontneed look PID --json > FILE")
-        return document["pid"], mappings, Counters(**document["counters"])
-    except (ValueError, KeyError, TypeError) as error:
+        counters = Counters(**document["counters"])
+        _check_types(counters, ((field, int) for field in Counters._fields))
+        return document["pid"], mappings, counters
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         if isinstance(error, UsageError):
             raise
         msg = "the file does not hold what `dontneed look PID --json` prints"
@@ -101,7 +105,21 @@ def _parsed_mapping(row: dict[str, Any]) -> Mapping:
         smaps = SmapsCounters(**{**counted, "flags": tuple(row["flags"])})
     fields = {field: row[field] for field in Mapping._fields if field not in ("smaps", *_SINCE_TABLES)}
     fields.update((field, row.get(field)) for field in _SINCE_TABLES)
-    return Mapping(**fields, smaps=smaps)
+    mapping = Mapping(**fields, smaps=smaps)
+    _check_types(mapping, (*_COMPARED, *_SHOWN))
+    return mapping
+
+
+def _check_types(record: Record, types: Iterable[tuple[str, type]]) -> None:
+    """A file that somebody has edited may have anything anywhere.
+
+    Raises:
+        TypeError: a field is of another type.
+    """
+    for field, kind in types:
+        if not isinstance(getattr(record, field), kind):
+            msg = f"{field} is no {kind.__name__}"
+            raise TypeError(msg)
 
 
 def _page_rows(space: AddressSpace) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import errno
 import os
 
-from dontneed.errors import DontneedError, KernelLacks, NotPermitted, UsageError
+from dontneed.errors import DontneedError, KernelLacks, NotPermitted, UsageError, WrongType
 from dontneed.kernel.cachestat import cached_runs, page_counter
 from dontneed.kernel.statfs import IN_MEMORY, OVERLAY
 from dontneed.observe.cache.cached_file import UNKNOWN, WIDTH, FileColumns
@@ -94,7 +94,7 @@ def cache(paths: Path | Iterable[Path], *, maps: bool = False, one_file_system: 
     Raises:
         NotPermitted, KernelLacks, DontneedError: nothing at all could be read. Some files that could not are no error:
             see `PageCache.unread`.
-        UsageError: no path.
+        WrongType, UsageError: what is no path, or no path at all.
     Kernel:
         cachestat(2) since 6.5, else mincore(2); each for files of ours, or that we may write to.
     """
@@ -113,7 +113,7 @@ def evict(paths: Path | Iterable[Path], *, one_file_system: bool = False) -> Pag
     Returns:
         What was cached, and in `left_bytes` what is after it.
     Raises:
-        NotPermitted, KernelLacks, DontneedError, UsageError: as `cache`.
+        NotPermitted, KernelLacks, DontneedError, WrongType, UsageError: as `cache`.
     Kernel:
         posix_fadvise(2) since 2.5.60
     """
@@ -307,10 +307,15 @@ def _as_names(paths: Path | Iterable[Path]) -> list[str]:
     """The paths as text, each byte of them kept.
 
     Raises:
-        UsageError: none.
+        WrongType, UsageError: one is none; or there is none.
     """
-    several = [paths] if isinstance(paths, (str, bytes, os.PathLike)) else list(paths)
-    names = [os.fsdecode(path) for path in several]
+    try:
+        several = [paths] if isinstance(paths, (str, bytes, os.PathLike)) else list(paths)
+        names = [os.fsdecode(os.fsencode(path)) for path in several]
+    except TypeError as error:
+        raise WrongType(f"a path is text, bytes, or os.PathLike: {error}") from None
+    except UnicodeEncodeError:
+        raise UsageError("a path has letters that no name of a file can have") from None
     if not names or not all(names) or any("\0" in name for name in names):
         msg = "no path was given" if not names else "a path is empty, or has a zero byte in it"
         raise UsageError(msg, hint="name a file or a directory; `.` is the one that you are in")
