@@ -313,7 +313,8 @@ def _as_names(paths: Path | Iterable[Path]) -> list[str]:
         several = [paths] if isinstance(paths, (str, bytes, os.PathLike)) else list(paths)
         names = [os.fsdecode(os.fsencode(path)) for path in several]
     except TypeError as error:
-        raise WrongType(f"a path is text, bytes, or os.PathLike: {error}") from None
+        msg = f"a path is text, bytes, or os.PathLike: {error}"
+        raise WrongType(msg) from None
     except UnicodeEncodeError:
         raise UsageError("a path has letters that no name of a file can have") from None
     if not names or not all(names) or any("\0" in name for name in names):
