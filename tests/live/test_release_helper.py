@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
+import subprocess
 import sys
 
 import pytest
@@ -76,6 +78,19 @@ def test_an_interrupted_caller_gets_what_has_been_done(echo, monkeypatch):
     monkeypatch.setattr(helper, "_exchange", interrupted)
     assert echo("wait") == "cancelled"
     assert exchange is not interrupted
+
+
+@pytest.mark.usefixtures("echo")
+def test_a_helper_whose_caller_has_ended_ends_without_a_word():
+    """Its answer goes nowhere; on the standard error that it shares with the caller nobody wants to read of that."""
+    command = [sys.executable, "-I", "-c", helper._BOOT, "echo_helper", *helper._import_paths()]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as left_alone:
+        pickle.dump("wait", left_alone.stdin)
+        left_alone.stdout.close()
+        left_alone.stdin.close()
+        assert left_alone.stderr.read() == b""
+    assert left_alone.returncode == 0
 
 
 def test_where_python_is_embedded_a_real_interpreter_is_found(monkeypatch):

@@ -87,8 +87,11 @@ def serve(answer: Callable[[Any, Callable[[], bool]], object]) -> None:
         said = answer(request, lambda: _at_its_end(requests))
     except DontneedError as error:
         said = error
-    pickle.dump(said, answers)
-    answers.flush()
+    try:
+        pickle.dump(said, answers)
+        answers.flush()
+    except BrokenPipeError:  # the caller has ended; the interpreter flushes once more at its end, and may
+        os.dup2(os.open(os.devnull, os.O_WRONLY), answers.fileno())
 
 
 def _exchange(helper: subprocess.Popen[bytes], request: object) -> Any:
