@@ -193,3 +193,16 @@ def test_events_that_make_no_sense_are_no_traceback(tmp_path, capsys):
         write_trace(path, timeline().replace(events=events))
         assert main(["replay", path, "--thp", "on"]) in (0, 2)
         capsys.readouterr()
+
+
+def test_of_many_processes_those_with_most_faults_are_named_and_the_rest_counted(tmp_path, capsys):
+    """So that nobody takes ten for all."""
+    path = str(tmp_path / "trace")
+    write_trace(
+        path,
+        timeline_of(
+            *(touched(HELD, thread=PID + nth) for nth in range(12)), threads={PID + nth: PID + nth for nth in range(12)}
+        ),
+    )
+    assert main(["replay", path, "--pid", "7"]) == 2
+    assert "and 2 more" in capsys.readouterr().err

@@ -10,7 +10,9 @@ import time
 
 import pytest
 
+from dontneed import trace_command
 from dontneed.cli.main import main
+from dontneed.errors import UsageError
 from dontneed.kernel.procfs import ProcessDirectory
 from dontneed.observe.trace.trace_file import read_trace
 
@@ -103,6 +105,7 @@ def _open_files(pid):
         (("--seconds", "0", "1"), "no time to trace"),
         (("--most", "0", "1"), "none at all"),
         (("--buffer", "3", "1"), "none that the kernel can fill"),
+        (("--", ""), "begins with the name of its program"),
     ],
 )
 def test_a_call_that_is_wrong_is_refused_before_anything_is_traced(capsys, words, said):
@@ -111,6 +114,23 @@ def test_a_call_that_is_wrong_is_refused_before_anything_is_traced(capsys, words
     refused = capsys.readouterr().err
     assert said in refused
     assert "try: " in refused
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_the_command_begins(tmp_path, capsys):
+    """An hour of tracing is not lost to a directory that is not there."""
+    begun = tmp_path / "begun"
+    for bad in (tmp_path / "none" / "trace", tmp_path, ""):
+        assert main(["trace", "--output", str(bad), "--", "touch", str(begun)]) == 1
+        assert "cannot write" in capsys.readouterr().err
+    assert not begun.exists()
+
+
+def test_a_command_is_a_list_of_words():
+    """Of a text the first letter would be taken for the program."""
+    for words, kind in (("true", TypeError), (b"true", TypeError), ([], ValueError), ([""], ValueError)):
+        with pytest.raises(UsageError) as refused:
+            trace_command(words)
+        assert isinstance(refused.value, kind)
 
 
 def test_show_code_prints_what_does_the_same_and_does_nothing(capsys):

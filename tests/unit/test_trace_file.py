@@ -10,7 +10,7 @@ import pytest
 
 from dontneed.abi import trace_kinds as kinds
 from dontneed.errors import DontneedError, UsageError
-from dontneed.observe.trace.trace_file import read_trace, write_trace
+from dontneed.observe.trace.trace_file import check_place, read_trace, write_trace
 
 from .trace_world import HELD, PAGE, PID, called, timeline_of, touched
 
@@ -59,6 +59,38 @@ def test_a_file_is_replaced_when_the_new_one_is_whole_and_nothing_else_remains(k
         write_trace(str(path.parent / "none" / "trace"), timeline)
 
 
+def test_what_a_link_leads_to_is_replaced_and_the_link_stays(kept):
+    """`latest` may point to another disk, where there is room."""
+    path, timeline = kept
+    latest = path.parent / "latest"
+    latest.symlink_to(path)
+    write_trace(str(latest), timeline.replace(lost=7))
+    assert latest.is_symlink()
+    assert read_trace(str(path)).lost == 7
+
+
+def test_a_reader_of_a_pipe_that_has_seen_enough_is_no_trouble_of_the_disk(kept):
+    """The command ends without a word then, as with `| head`."""
+    reads, writes = os.pipe()
+    os.close(reads)
+    with pytest.raises(BrokenPipeError):
+        write_trace(f"/dev/fd/{writes}", kept[1])
+    os.close(writes)
+
+
+def test_a_place_that_takes_no_trace_is_known_before_there_is_one(tmp_path):
+    """And to ask changes nothing: a file that is there stays, and none is made."""
+    there = tmp_path / "there"
+    there.write_bytes(b"old")
+    for good in (there, tmp_path / "new", "/dev/null"):
+        check_place(str(good))
+    for bad, words in ((tmp_path, "Is a directory"), (tmp_path / "none" / "x", "No such file"), ("", "without a name")):
+        with pytest.raises(DontneedError, match=words):
+            check_place(str(bad))
+    assert [each.name for each in tmp_path.iterdir()] == ["there"]
+    assert there.read_bytes() == b"old"
+
+
 def test_a_file_of_something_else_is_refused_with_what_is_wrong(tmp_path):
     """None there, empty, a directory, text, other JSON."""
     with pytest.raises(UsageError, match="No such file"):
@@ -71,6 +103,7 @@ def test_a_file_of_something_else_is_refused_with_what_is_wrong(tmp_path):
         (b"\x7fELF\0\0", "no JSON"),
         (b"[1]\n", "does not say"),
         (b"{}\n", "does not say"),
+        (b"[" * 100_000, "no JSON"),
     ):
         path.write_bytes(data)
         with pytest.raises(UsageError, match=words) as refused:
@@ -93,6 +126,14 @@ def test_a_file_of_something_else_is_refused_with_what_is_wrong(tmp_path):
         ({"maps": "what?"}, "'maps' is not what"),
         ({"maps": "10000-20000 rw-p zero"}, "'maps' is not what"),
         ({"ended": 1}, "ended before it started"),
+        ({"started": 1 << 70, "ended": 1 << 70}, "no count"),
+        ({"started": 1_001_500}, "event 0 comes before the start"),
+        ({"page_bytes": 65536}, "pages of 65536 bytes"),
+        ({"huge_pages": "perhaps"}, "'huge_pages' is 'perhaps'"),
+        ({"huge_pages": []}, "'huge_pages'"),
+        ({"rss": {"file": 1 << 70}}, "line 1"),
+        ({"rss": {"file": -5}}, "line 1"),
+        ({"threads": {"1": 1 << 70}}, "line 1"),
         ({"threads": [1]}, "line 1"),
         ({"rss": 7}, "line 1"),
         ({"names": [1]}, "line 1"),

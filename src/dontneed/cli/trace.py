@@ -45,10 +45,14 @@ def run(arguments: Namespace) -> int:
     if arguments.show_code:
         print_lines(_code(pid, arguments))
         return 0
+    if arguments.output is not None:
+        from dontneed.observe.trace.trace_file import check_place
+
+        check_place(arguments.output)
     timeline = _traced(pid, arguments)
     if timeline.lost:
         print(f"dontneed: {timeline.lost:,} records were lost; a larger --buffer helps", file=sys.stderr)
-    if arguments.output:
+    if arguments.output is not None:
         from dontneed.observe.trace.trace_file import write_trace
 
         write_trace(arguments.output, timeline)

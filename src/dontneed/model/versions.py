@@ -241,6 +241,8 @@ LAST = "7.3"
 """The last that was measured; what came later is not known."""
 
 _FEWEST_NUMBERS, _MOST_NUMBERS = 2, 3
+_MOST_DIGITS = 9
+"""Of a number in a version; Python turns one of more than 4,300 away."""
 
 
 @cache
@@ -289,7 +291,7 @@ def numbers_of(version: str) -> tuple[int, ...]:
     """
     numbers: list[int] = []
     for part in version.partition("-")[0].split(".")[:_MOST_NUMBERS]:
-        if not (part.isascii() and part.isdigit()):
+        if not (part.isascii() and part.isdigit() and len(part) <= _MOST_DIGITS):
             break
         numbers.append(int(part))
     if len(numbers) < _FEWEST_NUMBERS:

@@ -142,7 +142,8 @@ class _Tasks:
         if pid not in self.faults:
             msg = f"the trace has no process {pid}"
             some = sorted(self.faults, key=lambda each: -self.faults[each])[:10]
-            raise UsageError(msg, hint=f"it has {', '.join(map(str, some))}")
+            more = f" and {len(self.faults) - len(some):,} more" if len(self.faults) > len(some) else ""
+            raise UsageError(msg, hint=f"it has {', '.join(map(str, some))}{more}")
         return pid
 
     def stages(self, pid: int) -> list[Stage]:

@@ -14,7 +14,7 @@ import time
 from contextlib import contextmanager
 
 from dontneed.abi import trace_kinds as kinds
-from dontneed.errors import DontneedError, KernelLacks, NoAddressSpace, NotPermitted, ProcessGone, UsageError
+from dontneed.errors import DontneedError, KernelLacks, NoAddressSpace, NotPermitted, ProcessGone, UsageError, WrongType
 from dontneed.kernel.environment import read_huge_pages
 from dontneed.kernel.launch import WaitingCommand
 from dontneed.kernel.perf import Recorder, ring_bytes_for
@@ -137,7 +137,7 @@ def trace_command(
         ring_bytes: as `trace`.
         output: a file descriptor for its standard output; None: ours.
     Returns, Raises:
-        As `trace`; UsageError also: there is no such program.
+        As `trace`; WrongType, UsageError also: no list of words, or there is no such program.
     """
     return trace_new_process(words, Limits(None, most_events, ring_bytes), output)
 
@@ -171,6 +171,7 @@ def trace_process(pid: int, limits: Limits) -> Timeline:
 def trace_new_process(words: Sequence[str], limits: Limits, output: int | None = None) -> Timeline:
     """`trace_command`, ended by whatever `limits` say."""
     _check(limits)
+    _check_words(words)
     with WaitingCommand(words, output) as command, _Session(limits) as session:
         session.recorder.attach(command.pid, on_exec=True)
         subject = _Subject(command.pid, os.path.basename(words[0]), time.monotonic_ns(), "", _rss({}))
@@ -371,6 +372,15 @@ def _check(limits: Limits) -> None:
     if limits.ring_bytes is not None and not _LEAST_RING_BYTES <= limits.ring_bytes <= _LARGEST_RING_BYTES:
         msg = f"a ring of {limits.ring_bytes} bytes is none that the kernel can fill and we can empty"
         raise UsageError(msg, hint="64 KiB to 1 GiB a CPU")
+
+
+def _check_words(words: Sequence[str]) -> None:
+    if isinstance(words, str | bytes):
+        msg = f"a command is a list of words, and {words!r} is one text"
+        raise WrongType(msg, hint="the program and its arguments apart, as shlex.split makes them")
+    if not words or not words[0]:
+        msg = "a command begins with the name of its program, and there is none"
+        raise UsageError(msg, hint="its path, or a name that is on PATH")
 
 
 def _explained(refusal: OSError, pid: int | None = None) -> DontneedError:

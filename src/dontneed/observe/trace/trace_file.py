@@ -5,6 +5,7 @@ Written beside its place and renamed when it is whole, so that nobody ever reads
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
@@ -13,6 +14,7 @@ from dontneed.abi.trace_kinds import COUNTERS, EVENT_BYTES, EVENT_FIELDS, KINDS,
 from dontneed.errors import DontneedError, NotPermitted, UsageError
 from dontneed.kernel.maps import parse_maps
 from dontneed.observe.trace.timeline import Timeline
+from dontneed.units import PAGE_BYTES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,8 +26,12 @@ SCHEMA = 1
 _FORMAT = "dontneed trace"
 _CLOCK = "CLOCK_MONOTONIC"
 _LONGEST_HEADER = 1 << 28
+_MOST = 1 << 63
+"""Numbers of the first line are below it: more than any clock, size or count of the kernel comes to."""
 _MACHINE = "x86_64"
+_HUGE_PAGES = ("always", "madvise", "never", None)
 _HINT = "dontneed trace --output FILE writes one"
+_ROOM = "is there room, and the directory?"
 _NUMBERS = ("pid", "page_bytes", "started", "ended", "lost")
 _WORDS = ("command", "kernel", "machine", "maps")
 
@@ -35,6 +41,7 @@ def write_trace(path: str, timeline: Timeline) -> None:
 
     Raises:
         NotPermitted, DontneedError: it cannot be written there; nothing is left behind.
+        BrokenPipeError: it is a pipe, and whoever read from it has ended.
     """
     header = {
         "format": _FORMAT,
@@ -46,23 +53,54 @@ def write_trace(path: str, timeline: Timeline) -> None:
     }
     line = json.dumps(header, separators=(",", ":")).encode("ascii") + b"\n"
     try:
-        if os.path.exists(path) and not os.path.isfile(path):  # a pipe, /dev/stdout
+        if _is_special(path):
             with open(path, "wb") as file:
                 file.write(line)
                 file.write(timeline.events.tobytes())
         else:
-            _write_whole(path, line, timeline.events)
-    except PermissionError as error:
-        msg = f"not permitted to write {path}: {error.strerror}"
-        raise NotPermitted(msg) from None
+            _write_whole(os.path.realpath(path), line, timeline.events)
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        msg = f"cannot write {path}: {error.strerror}"
-        raise DontneedError(msg, hint="is there room, and the directory?") from None
+        raise _not_written(path, error) from None
+
+
+def check_place(path: str) -> None:
+    """Raise if a trace could not be kept there, as far as that can be known before there is one.
+
+    Raises:
+        NotPermitted, DontneedError: as `write_trace`.
+    """
+    if not path or os.path.isdir(path):
+        number = errno.EISDIR if path else errno.ENOENT
+        raise _not_written(path, OSError(number, os.strerror(number)))
+    try:
+        if not _is_special(path):
+            fd, beside = _begin_beside(os.path.realpath(path))
+            os.close(fd)
+            os.unlink(beside)
+    except OSError as error:
+        raise _not_written(path, error) from None
+
+
+def _is_special(path: str) -> bool:
+    """Whether it is there and takes what is written to it: a pipe, /dev/stdout."""
+    return os.path.exists(path) and not os.path.isfile(path)
+
+
+def _not_written(path: str, error: OSError) -> DontneedError:
+    if isinstance(error, PermissionError):
+        return NotPermitted(f"not permitted to write {path}: {error.strerror}")
+    return DontneedError(f"cannot write {path or 'to a file without a name'}: {error.strerror}", hint=_ROOM)
+
+
+def _begin_beside(path: str) -> tuple[int, str]:
+    """A new file in the directory of another one: its descriptor and its path."""
+    return tempfile.mkstemp(prefix=f".{os.path.basename(path)}.", dir=os.path.dirname(path))
 
 
 def _write_whole(path: str, line: bytes, events: NDArray[Any]) -> None:
-    directory = os.path.dirname(os.path.abspath(path))
-    fd, beside = tempfile.mkstemp(prefix=f".{os.path.basename(path)}.", dir=directory)
+    fd, beside = _begin_beside(path)
     try:
         with open(fd, "wb") as file:
             file.write(line)
@@ -94,6 +132,8 @@ def read_trace(path: str) -> Timeline:
     except OSError as error:
         msg = f"cannot read {path}: {error.strerror}"
         raise UsageError(msg, hint=_HINT) from None
+    if len(events) and events["time"][0] < timeline.started:
+        raise _bad(path, "event 0 comes before the start that line 1 has")
     _check_events(path, events, len(timeline.names))
     return timeline.replace(events=events)
 
@@ -104,7 +144,7 @@ def _read_header(path: str, file: BinaryIO) -> dict[str, Any]:
         raise _bad(path, "it is empty")
     try:
         header = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise _bad(path, "its first line is no JSON") from None
     if not isinstance(header, dict) or header.get("format") != _FORMAT:
         raise _bad(path, f"its first line does not say that it is a {_FORMAT!r}")
@@ -126,6 +166,10 @@ def _checked(path: str, header: dict[str, Any]) -> Timeline:
         raise UsageError(msg, hint=f"traces of {_MACHINE} can be read")
     if header["event_bytes"] != EVENT_BYTES or header["clock"] != _CLOCK:
         raise _bad(path, f"line 1: its events have {header['event_bytes']} bytes, by {header['clock']}")
+    if header["page_bytes"] != PAGE_BYTES:
+        raise _bad(path, f"line 1: pages of {header['page_bytes']} bytes, which {_MACHINE} does not have")
+    if header["huge_pages"] not in _HUGE_PAGES:
+        raise _bad(path, f"line 1: 'huge_pages' is {header['huge_pages']!r} and no word for them")
     if header["ended"] < header["started"]:
         raise _bad(path, "line 1: it ended before it started")
     try:
@@ -137,7 +181,7 @@ def _checked(path: str, header: dict[str, Any]) -> Timeline:
 def _check_types(path: str, header: dict[str, Any]) -> None:
     for field in (*_NUMBERS, "events"):
         value = header[field]
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < _MOST:
             raise _bad(path, f"line 1: {field!r} is {value!r} and no count")
     for field in _WORDS:
         if not isinstance(header[field], str):
@@ -155,13 +199,18 @@ def _check_maps(path: str, maps: str) -> None:
 
 def _timeline_of(header: dict[str, Any]) -> Timeline:
     fields = {field: header[field] for field in Timeline._fields}
-    fields["threads"] = {int(thread): int(pid) for thread, pid in header["threads"].items()}
-    fields["rss"] = {name: int(header["rss"].get(name, 0)) for name in COUNTERS}
+    fields["threads"] = {_count(int(thread)): _count(pid) for thread, pid in header["threads"].items()}
+    fields["rss"] = {name: _count(header["rss"].get(name, 0)) for name in COUNTERS}
     fields["names"] = [_text(name) for name in header["names"]]
     fields["notes"] = tuple(_text(note) for note in header["notes"])
-    fields["huge_pages"] = None if header["huge_pages"] is None else _text(header["huge_pages"])
     fields["exit_code"] = None if header["exit_code"] is None else int(header["exit_code"])
     return Timeline(**fields)
+
+
+def _count(value: object) -> int:
+    if not isinstance(value, int) or not 0 <= value < _MOST:
+        raise ValueError
+    return value
 
 
 def _text(value: object) -> str:
