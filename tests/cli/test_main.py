@@ -279,6 +279,23 @@ def test_a_python_without_numpy_is_told_in_a_sentence(monkeypatch, capsys, child
     assert main(["look", pid]) == 0
 
 
+def test_a_numpy_that_cannot_be_loaded_is_told_in_a_sentence(tmp_path, child):
+    """It was built for another Python, or lacks a library: of the twenty lines that numpy says, one counts."""
+    (tmp_path / "numpy.py").write_text("raise ImportError('PLEASE READ THIS on numpy\\n\\nOriginal error was: odd')")
+    done = subprocess.run(
+        [sys.executable, "-m", "dontneed", "look", str(child().pid), "--pages", "--json"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_SECONDS,
+    )
+    told_code, sentence = complaint(done)
+    assert told_code == 1
+    assert sentence.startswith("this takes numpy, which ")
+    assert sentence.endswith("cannot load: Original error was: odd")
+
+
 def test_ctrl_c_ends_the_command_without_a_word():
     """Exit code 130, as shells have it for SIGINT."""
     code = """if True:

@@ -85,6 +85,12 @@ def test_the_table_has_a_header_a_row_each_and_totals():
     assert format_pmap(rows).split("\n") == [HEADER, *map(format_pmap_row, rows), *format_pmap_total(rows)]
 
 
+def test_a_total_of_tebibytes_is_as_far_to_the_right_as_that_of_pmap():
+    """Its first column is as wide as an address, and what is wider than the second one moves the others."""
+    _, total = format_pmap_total([PmapRow(0, 68719535536, 25812, 24700, "-----", "")])
+    assert total == "total kB         68719535536   25812   24700"
+
+
 def test_rows_may_come_from_an_iterator():
     """They are gone through more than once."""
     assert format_pmap(iter(pmap_rows(iter([mapping()])))).endswith("total kB              64      32       0")

@@ -55,10 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DontneedError as error:
         _complain(error)
         return error.exit_code
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] != _DEPENDENCY:
+    except ImportError as error:
+        if not _is_of_dependency(error):
             raise
-        missing = _without_dependency()
+        missing = _without_dependency(error)
         _complain(missing)
         return missing.exit_code
     except OSError as error:
@@ -70,9 +70,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def _without_dependency() -> DontneedError:
+def _is_of_dependency(error: ImportError) -> bool:
+    """It is missing; or it is there, and says at length why it cannot be loaded."""
+    if isinstance(error, ModuleNotFoundError):
+        return error.name is not None and error.name.partition(".")[0] == _DEPENDENCY
+    return _DEPENDENCY in str(error)
+
+
+def _without_dependency(error: ImportError) -> DontneedError:
     """As with sudo, which may find another Python than the one that dontneed was installed for."""
     msg = f"this takes {_DEPENDENCY}, which {sys.executable} does not have"
+    if not isinstance(error, ModuleNotFoundError):
+        *_, last = str(error).strip().splitlines()
+        msg = f"this takes {_DEPENDENCY}, which {sys.executable} cannot load: {last}"
     return DontneedError(msg, hint=f"{sys.executable} -m pip install {_DEPENDENCY}; or the Python that has it")
 
 

@@ -53,7 +53,7 @@ def format_pmap_total(rows: Iterable[PmapRow]) -> list[str]:
     kbytes, rss, dirty = (
         sum(getattr(row, column) for row in rows) for column in ("kbytes", "rss_kbytes", "dirty_kbytes")
     )
-    return [_RULE, f"total kB {kbytes:15d} {rss:7d} {dirty:7d}"]
+    return [_RULE, f"{'total kB':16s} {kbytes:7d} {rss:7d} {dirty:7d}"]
 
 
 def format_pmap(rows: Iterable[PmapRow]) -> str:
