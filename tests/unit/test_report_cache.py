@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from dontneed.observe.cache.cached_file import UNKNOWN, CachedFile, FileColumns
+from dontneed.observe.cache.cached_file import UNKNOWN, UNKNOWN, CachedFile, FileColumns
 from dontneed.observe.cache.file_tree import Unread
 from dontneed.observe.cache.page_cache import PageCache
 from dontneed.report.cache import cache_document, format_bar, format_cache
@@ -122,6 +122,16 @@ def test_the_text_of_an_eviction_says_why_something_is_left():
         "4.0 KiB left: files in memory only (tmpfs), which are nowhere else",
         "12.0 KiB left: mapped, locked, in use, or read again meanwhile",
     ]
+
+
+def test_what_mincore_left_may_be_dirty():
+    """It cannot tell, so that nobody is told that it is in use."""
+    unknown = (UNKNOWN,) * 4
+    found = page_cache(method="mincore")
+    found.columns.add("a", PAGE_BYTES, (1, *unknown))
+    found.columns.left.append(1)
+    lines = format_cache(found, [])
+    assert lines[-1] == "4.0 KiB left: dirty (mincore cannot tell), mapped, locked, in use, or read again meanwhile"
 
 
 def test_many_that_refuse_for_one_reason_are_one_line():

@@ -123,13 +123,12 @@ def _notes(found: PageCache, total: CacheTotal) -> Iterator[str]:
                 f"{format_bytes(written)} left: dirty, or being written. Nothing was waited for: evict again a little "
                 "later, or after `sync`"
             )
-        elif total.dirty_bytes is None:
-            yield "dirty pages stay, and mincore cannot tell which they are"
         if found.in_memory_bytes:
             yield f"{format_bytes(found.in_memory_bytes)} left: files in memory only (tmpfs), which are nowhere else"
         rest = total.left_bytes - written - found.in_memory_bytes
         if rest > 0:
-            yield f"{format_bytes(rest)} left: mapped, locked, in use, or read again meanwhile"
+            dirty = "dirty (mincore cannot tell), " if "mincore" in found.method else ""
+            yield f"{format_bytes(rest)} left: {dirty}mapped, locked, in use, or read again meanwhile"
     yield from _grouped(found.unread, "could not be read, and is in no sum", "could not be read, and are in no sum")
     yield from _grouped(found.other_file_systems, "was not descended into", "were not descended into")
     passed = [
