@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from dontneed.observe.cache.cached_file import UNKNOWN, UNKNOWN, CachedFile, FileColumns
+from dontneed.observe.cache.cached_file import UNKNOWN, CachedFile, FileColumns
 from dontneed.observe.cache.file_tree import Unread
 from dontneed.observe.cache.page_cache import PageCache
 from dontneed.report.cache import cache_document, format_bar, format_cache
