@@ -66,13 +66,14 @@ def test_json_has_every_mapping(child, method):
 
 
 @pytest.mark.parametrize("method", ["auto", "smaps", pytest.param("written", marks=writes_can_be_watched)])
-def test_ctrl_c_ends_early_with_what_is_known(child, method):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_early_with_what_is_known(child, method, number):
     """Exit code 0, and the seconds that it really was."""
     target = child(HELD)
     argv = [sys.executable, "-m", "dontneed", "wss", str(target.pid), "--seconds", "1000", "--method", method, "--json"]
     with started(argv) as process:
         _await_watching(process.pid, target.pid, method)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         said, _ = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0
     assert json.loads(said)["seconds"] < 900

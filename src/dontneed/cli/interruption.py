@@ -29,3 +29,17 @@ class until_interrupted:  # noqa: N801 - a context manager
 
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+
+class told_by_sigterm_too:  # noqa: N801 - a context manager
+    """Within it a SIGTERM is a Ctrl-C: of what a helper process does, what was done until then is shown."""
+
+    def __enter__(self) -> None:
+        import signal
+
+        self._before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+    def __exit__(self, *_: object) -> None:
+        import signal
+
+        signal.signal(signal.SIGTERM, self._before)

@@ -6,7 +6,7 @@ root from its page tables, else from smaps. Two methods know better and disturb 
   --method accessed   clears its marks of use first; reclaim takes its pages for idle for a while
   --method written    write-protects its pages by a userfaultfd; each costs it a short fault when it is written to
 
-What a method misses is told with its result. Ctrl-C ends early, with what is known.
+What a method misses is told with its result. Ctrl-C and SIGTERM end early, with what is known.
 """
 
 from __future__ import annotations
@@ -73,11 +73,12 @@ def run(arguments: Namespace) -> int:
 
 
 def _watched(pid: int, arguments: Namespace) -> WorkingSet:
-    from dontneed.cli.interruption import until_interrupted
+    from dontneed.cli.interruption import told_by_sigterm_too, until_interrupted
     from dontneed.remote.working_set import working_set, working_set_until
 
     if arguments.method == "written":  # a Ctrl-C cancels the helper
-        return working_set(pid, arguments.seconds, "written", split_huge_pages=arguments.split_huge_pages)
+        with told_by_sigterm_too():
+            return working_set(pid, arguments.seconds, "written", split_huge_pages=arguments.split_huge_pages)
     with until_interrupted() as is_over:
         return working_set_until(
             pid, arguments.seconds, arguments.method, is_over, split_huge_pages=arguments.split_huge_pages

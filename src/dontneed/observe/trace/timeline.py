@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 MOST_EVENTS = 20_000_000
 """Where a trace ends by itself unless it is told otherwise: 48 bytes of memory each."""
 _LEAST_RING_BYTES, _LARGEST_RING_BYTES = 1 << 16, 1 << 30
+_LONGEST_SECONDS = 7 * 86_400.0
 _WAIT_SECONDS = 0.05
 _FIRST = -20
 _ENDED = ("Z", "X")
@@ -363,9 +364,9 @@ def _has_ended(process: ProcessDirectory) -> bool:
 
 
 def _check(limits: Limits) -> None:
-    if limits.seconds is not None and not 0 < limits.seconds < float("inf"):
-        msg = f"{limits.seconds} seconds is no time to trace"
-        raise UsageError(msg, hint="a positive number; without one it lasts until the process ends")
+    if limits.seconds is not None and not 0 < limits.seconds <= _LONGEST_SECONDS:
+        msg = f"a process cannot be traced for {limits.seconds} seconds"
+        raise UsageError(msg, hint="some seconds, up to a week; without a number it lasts until the process ends")
     if limits.most_events <= 0:
         msg = f"at most {limits.most_events} events is none at all"
         raise UsageError(msg, hint="a positive number")
