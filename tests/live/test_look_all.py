@@ -125,6 +125,8 @@ def test_what_is_largest_comes_first(child):
         known = [amount for amount in amounts if amount is not None]
         assert amounts == sorted(known, reverse=True) + [None] * (len(amounts) - len(known))
     assert [holder.pid for holder in holders.largest(2, by="pid")] == [each.pid for each in holders.processes[:2]]
+    with pytest.raises(UsageError, match="are not sorted by 'size'"):
+        holders.largest(by="size")
     assert pid in [holder.pid for holder in holders.processes]
 
 

@@ -65,7 +65,7 @@ def test_what_is_no_file_and_was_named_is_told(tmp_path):
     """Somebody expected something of it."""
     os.mkfifo(tmp_path / "fifo")
     told = [found(tmp_path / "fifo")[1].unread[0].why, found("/dev/null")[1].unread[0].why]
-    assert [why.split(",")[0] for why in told] == ["is a FIFO", "is a character device"]
+    assert [why.split(",")[0] for why in told] == ["a FIFO", "a character device"]
 
 
 def test_a_path_that_is_not_there_is_told_and_the_others_are_walked(tmp_path):

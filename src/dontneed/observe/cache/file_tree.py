@@ -111,7 +111,7 @@ def walk(paths: Iterable[str], passed: Passed, *, one_file_system: bool = False)
             if stat.S_ISREG(found.st_mode):
                 kind = _kind_of(path)
                 if kind in WITHOUT_PAGES:
-                    passed.unread.append(Unread(path, 0, f"is on {WITHOUT_PAGES[kind]}, {_NO_PAGES}"))
+                    passed.unread.append(Unread(path, 0, f"on {WITHOUT_PAGES[kind]}, {_NO_PAGES}"))
                 else:
                     alone = Directory("", None, found.st_dev, kind)
                     alone.names.append(path)
@@ -121,7 +121,7 @@ def walk(paths: Iterable[str], passed: Passed, *, one_file_system: bool = False)
                 yield from _tree(path, passed, found.st_dev, one_file_system=one_file_system)
             else:
                 passed.special += 1
-                passed.unread.append(Unread(path, 0, f"is a {_word_for(found.st_mode)}, {_NO_PAGES}"))
+                passed.unread.append(Unread(path, 0, f"a {_word_for(found.st_mode)}, {_NO_PAGES}"))
         except OSError as error:  # noqa: PERF203 - each may be refused
             passed.refused(path, error, named=True)
 
@@ -141,12 +141,12 @@ def _tree(root: str, passed: Passed, root_device: int, *, one_file_system: bool)
         try:
             device = os.fstat(fd).st_dev
             if device != root_device and one_file_system:
-                passed.other.append(Unread(path, 0, "is another file system"))
+                passed.other.append(Unread(path, 0, "another file system"))
                 continue
             if device not in kinds:
                 kinds[device] = file_system_number(fd)
             if kinds[device] in WITHOUT_PAGES:
-                passed.other.append(Unread(path, 0, f"is {WITHOUT_PAGES[kinds[device]]}, {_NO_PAGES}"))
+                passed.other.append(Unread(path, 0, f"{WITHOUT_PAGES[kinds[device]]}, {_NO_PAGES}"))
                 continue
             prefix = path if path.endswith("/") else f"{path}/"
             directory = Directory(prefix, fd, device, kinds[device])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dontneed.errors import UsageError
 from dontneed.records import Record
 
 TYPE_CHECKING = False
@@ -82,7 +83,12 @@ class Holders(Record):
         Args:
             count: how many.
             by: one of `SORT_KEYS`.
+        Raises:
+            UsageError: it is none of them.
         """
+        if by not in SORT_KEYS:
+            msg = f"processes are not sorted by {by!r}"
+            raise UsageError(msg, hint=f"one of {', '.join(SORT_KEYS)}")
         return sorted(self.processes, key=SORT_KEYS[by])[: len(self.processes) if count is None else count]
 
 
