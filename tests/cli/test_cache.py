@@ -92,7 +92,7 @@ def test_a_device_is_there_and_is_no_file(capsys):
     """The hint does not send anyone to look for it."""
     code, lines, complaints = told(capsys, "/dev/null")
     assert (code, lines) == (1, [])
-    assert "/dev/null: is a character device" in complaints[0]
+    assert "/dev/null: a character device" in complaints[0]
     assert "regular files" in complaints[1]
 
 
