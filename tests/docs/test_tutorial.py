@@ -44,7 +44,8 @@ def script(page: str) -> str:
     """The console blocks of a page as one shell script; `dontneed` is the one that is tested."""
     typed = [line[2:] for block in blocks(page, "console") for line in block.splitlines() if line.startswith("$ ")]
     command = f'dontneed() {{ {shlex.quote(sys.executable)} -m dontneed "$@"; }}'
-    return "\n".join(["set -e -o pipefail", 'cd "$(mktemp -d)"', command, *typed])
+    place = """place=$(mktemp -d); trap 'rm -rf "$place"' EXIT; cd "$place\""""
+    return "\n".join(["set -e -o pipefail", place, command, *typed])
 
 
 WITH_PYTHON = [page for page in PAGES if blocks(page, "python")]
