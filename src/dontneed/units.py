@@ -8,6 +8,9 @@ KIB = 1 << 10
 MIB = 1 << 20
 GIB = 1 << 30
 
+WEEK_SECONDS = 7 * 86_400.0
+"""For which nothing is watched longer."""
+
 PAGE_BYTES: int = os.sysconf("SC_PAGE_SIZE")
 HUGE_PAGE_BYTES: int = PAGE_BYTES * (PAGE_BYTES // 8)
 """What one PMD entry maps: a table of 8-byte entries, each a page (2 MiB where a page is 4 KiB)."""

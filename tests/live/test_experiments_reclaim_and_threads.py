@@ -20,7 +20,7 @@ from dontneed.model.program import libc, nptl
 from dontneed.model.steps import STEPS
 from dontneed.model.versions import NEWEST, OLDEST, numbers_of
 
-from .undisturbed import all_claims_hold, undisturbed
+from .undisturbed import all_claims_hold, all_claims_of_a_command_hold, undisturbed
 
 THREADS = (
     "thread-exit",
@@ -105,8 +105,10 @@ def test_every_claim_holds_on_the_live_kernel(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_without_rights_an_experiment_holds_or_says_what_it_lacks(name, as_nobody):
     """Swap, the pools and khugepaged are root's, unless they are as needed already; the others take nobody's leave."""
-    told = undisturbed(lambda: json.loads(as_nobody.command("lab", "run", name, "--json").stdout), all_claims_hold)
+    done = undisturbed(lambda: as_nobody.command("lab", "run", name, "--json"), all_claims_of_a_command_hold)
+    told = json.loads(done.stdout)
     assert [claim for claim in told["claims"] if not claim["holds"]] == []
+    assert done.returncode == 0, done.stderr
     assert told["passed"] or (told["skipped"] and (name in PRIVILEGED or "Linux" in told["skipped"]))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 TRIES = 3
 
 
@@ -15,6 +17,10 @@ def undisturbed(run, holds):
 
 
 def all_claims_hold(run):
-    """Whether a run of an experiment, or what its JSON says, has no claim that does not hold."""
-    claims = run["claims"] if isinstance(run, dict) else run.claims
-    return all(claim["holds"] if isinstance(claim, dict) else claim.holds for claim in claims)
+    """Whether a run of an experiment has no claim that does not hold."""
+    return all(claim.holds for claim in run.claims)
+
+
+def all_claims_of_a_command_hold(done):
+    """The same of a `lab run --json` that has ended."""
+    return all(claim["holds"] for claim in json.loads(done.stdout)["claims"])

@@ -10,6 +10,7 @@ Kernel:
 
 from __future__ import annotations
 
+from dontneed.errors import ProcessGone
 from dontneed.records import Record
 from dontneed.units import KIB, PAGE_BYTES
 
@@ -124,3 +125,11 @@ def read_moment(process: ProcessDirectory) -> Moment:
     """Size and RSS of `process` now; both 0 once it has given up its memory."""
     size, resident, _ = process.read("statm").split(None, 2)
     return Moment(int(size) * PAGE_BYTES, int(resident) * PAGE_BYTES)
+
+
+def has_memory(process: ProcessDirectory) -> bool:
+    """Whether `process` has an address space: it has not ended, and is no kernel thread."""
+    try:
+        return bool(read_moment(process).size_bytes)
+    except ProcessGone:
+        return False

@@ -11,7 +11,7 @@ from time import perf_counter
 from dontneed.errors import NoAddressSpace, ProcessGone, UsageError
 from dontneed.kernel.maps import MapsTable, read_maps
 from dontneed.kernel.procfs import ProcessDirectory
-from dontneed.kernel.status import Counters, Identity, Moment, read_counters, read_identity, read_moment
+from dontneed.kernel.status import Counters, Identity, Moment, has_memory, read_counters, read_identity, read_moment
 from dontneed.observe.mapping import Kinds, Mappings
 from dontneed.observe.residency import METHODS, count_pages
 from dontneed.observe.stacks.thread_stacks import mark_thread_stacks
@@ -125,17 +125,9 @@ def look(pid: int | None = None, pages: bool = False, *, smaps: bool = False, me
             try:
                 return _read(process, method, smaps=smaps or method == "smaps", pages=pages)
             except ProcessGone:  # noqa: PERF203 - two times at most
-                if not _has_memory(process):
+                if not has_memory(process):
                     raise
         return _read(process, method, smaps=smaps or method == "smaps", pages=pages)
-
-
-def _has_memory(process: ProcessDirectory) -> bool:
-    """Whether a process whose memory went away has some now."""
-    try:
-        return bool(read_moment(process).size_bytes)
-    except ProcessGone:
-        return False
 
 
 def _read(process: ProcessDirectory, method: str, *, smaps: bool, pages: bool) -> AddressSpace:

@@ -13,10 +13,10 @@ from contextlib import ExitStack
 from dontneed.errors import KernelLacks, NotPermitted, ProcessGone, TargetRefused, UsageError
 from dontneed.kernel.clear_refs import clear_accessed
 from dontneed.kernel.procfs import ProcessDirectory
-from dontneed.kernel.status import read_identity, read_moment
+from dontneed.kernel.status import has_memory, read_identity
 from dontneed.observe.address_space import look
 from dontneed.records import Record
-from dontneed.units import format_bytes
+from dontneed.units import WEEK_SECONDS, format_bytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 METHODS = ("auto", "tables", "smaps", "accessed", "written")
 """How it can be found out; `auto` is the first of the next two that works, and neither of them changes anything."""
 
-_LONGEST_SECONDS = 7 * 86_400.0
 _READINGS = 10
 _LONGEST_PAUSE_SECONDS = 1.0
 _READING_SHARE = 10
@@ -158,7 +157,7 @@ def check(seconds: float, method: str) -> None:
     if method not in METHODS:
         msg = f"there is no method {method!r} to find a working set"
         raise UsageError(msg, hint=f"one of {', '.join(METHODS)}")
-    if not 0 < seconds <= _LONGEST_SECONDS:
+    if not 0 < seconds <= WEEK_SECONDS:
         msg = f"a process cannot be watched for {seconds} seconds"
         raise UsageError(msg, hint="some seconds, up to a week; 10 is usual")
 
@@ -198,7 +197,7 @@ def wait(process: ProcessDirectory, seconds: float, is_over: IsOver) -> bool:
     until = time.monotonic() + seconds
     while not (over := is_over()) and (left := until - time.monotonic()) > 0:
         time.sleep(min(left, _GLANCE_SECONDS))
-        if has_ended(process):
+        if not has_memory(process):
             raise why_gone(process)
     return over
 
@@ -408,14 +407,6 @@ def faults_between(before: Identity, after: Identity) -> dict[str, int]:
 
 def why_gone(process: ProcessDirectory) -> DontneedError:
     """The error for a process whose memory is not any more what it was."""
-    if has_ended(process):
+    if not has_memory(process):
         return ProcessGone(f"process {process.pid} ended while it was watched")
     return TargetRefused(f"process {process.pid} replaced its program while it was watched", hint="try again")
-
-
-def has_ended(process: ProcessDirectory) -> bool:
-    """Whether a process has given up its memory."""
-    try:
-        return not read_moment(process).size_bytes
-    except ProcessGone:
-        return True

@@ -23,7 +23,7 @@ from dontneed.kernel.status import parse_status, read_identity
 from dontneed.kernel.tracefs import read_tracepoints
 from dontneed.observe.trace.decode import FILTERS, Decoder
 from dontneed.records import Record
-from dontneed.units import PAGE_BYTES
+from dontneed.units import PAGE_BYTES, WEEK_SECONDS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 MOST_EVENTS = 20_000_000
 """Where a trace ends by itself unless it is told otherwise: 48 bytes of memory each."""
 _LEAST_RING_BYTES, _LARGEST_RING_BYTES = 1 << 16, 1 << 30
-_LONGEST_SECONDS = 7 * 86_400.0
 _WAIT_SECONDS = 0.05
 _FIRST = -20
 _ENDED = ("Z", "X")
@@ -364,7 +363,7 @@ def _has_ended(process: ProcessDirectory) -> bool:
 
 
 def _check(limits: Limits) -> None:
-    if limits.seconds is not None and not 0 < limits.seconds <= _LONGEST_SECONDS:
+    if limits.seconds is not None and not 0 < limits.seconds <= WEEK_SECONDS:
         msg = f"a process cannot be traced for {limits.seconds} seconds"
         raise UsageError(msg, hint="some seconds, up to a week; without a number it lasts until the process ends")
     if limits.most_events <= 0:
